@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import AuxOutput, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ratchet.model import memory
-from ratchet.model.attention import TreePlan, attend, dense
+from ratchet.model.attention import attend, dense, over_blocks
 from ratchet.model.batch import branches_of, collate
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.tree import Chain, lay_out
+from ratchet.model.tree_plan import TreePlan
 from ratchet.pairs.pair import TokenisedPair
 from tiny_models import family_of_pairs, make_pairs, tiny
 
@@ -39,6 +41,92 @@ def test_chains_give_what_the_whole_row_gives(softcap: float | None, value_size:
     weight = torch.randn_like(wanted)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(*(torch.autograd.grad(out, inputs, weight) for out in (found, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def branching(*lengths: tuple[int, int]) -> TreePlan:
+    """Chains, each of so many rows below the first so many of the chain before it."""
+    chains: list[Chain] = []
+    end_T: list[int] = []
+    for above, own in lengths:
+        start = len(end_T)
+        if chains:
+            first = chains[-1]
+            end_T[first.start + above :] = [start] * (start - first.start - above)
+            path = (*first.ancestors, (first.start, first.start + above))
+        chains.append(Chain(start, start + own, path if chains else ()))
+        end_T += [0] * own
+    rows = len(end_T)
+    return TreePlan(tuple(chains), torch.tensor([end or rows for end in end_T]))
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 30])
+@pytest.mark.parametrize(("softcap", "value_size"), [(None, 8), (0.5, 8), (None, 6)])
+def test_sinks_and_windows_are_those_of_the_definition(
+    window: int | None, softcap: float | None, value_size: int
+) -> None:
+    plan = branching((0, 20), (9, 12), (4, 3), (3, 30))
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(1, heads, len(plan.end_T), size, dtype=torch.float64, requires_grad=True)
+        for heads, size in ((4, 8), (2, 8), (2, value_size))
+    ]
+    sinks = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    more: dict[str, Any] = {"softcap": softcap, "s_aux": sinks, "sliding_window": window}
+    found, _ = attend(torch.nn.Identity(), *inputs, None, scaling=0.3, tree=plan, **more)
+    sees = plan.within(window).dense
+    # By the definition in words: so many rows of the path that ends in the row.
+    paths = plan.dense
+    assert not (sees & ~paths).any()
+    assert window is None or (sees.sum(1) == paths.sum(1).clamp(max=window)).all()
+    wanted = dense(*inputs, sees, 0.3, softcap, sinks).transpose(1, 2)
+    weight = torch.randn_like(wanted)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    inputs.append(sinks)
+    for ours, theirs in zip(*(torch.autograd.grad(out, inputs, weight) for out in (found, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_long_row_with_a_window_is_computed_in_pieces() -> None:
+    """Pieces of several of the kernel's blocks, of which a row sees none at all."""
+    plan, window = branching((0, 1900), (1500, 700)), 600
+    pieces = plan.within(window).chains
+    assert max(piece.stop - piece.start for piece in pieces) <= window
+    assert sum(piece.attended for piece in pieces) < 0.8 * sum(chain.attended for chain in plan.chains)
+    torch.manual_seed(0)
+    inputs = torch.randn(3, 1, 2, len(plan.end_T), 8, dtype=torch.float64, requires_grad=True)
+    found = attend(torch.nn.Identity(), *inputs.unbind(), None, tree=plan, sliding_window=window)[0]
+    wanted = dense(*inputs.unbind(), plan.within(window).dense, 8**-0.5).transpose(1, 2)
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), inputs)[0] for out in (found, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def by_definition(query: Tensor, key: Tensor, value: Tensor, *, block_mask: Any, return_aux: Any, **more: Any) -> Any:
+    """What FlexAttention gives: its backward pass is not for CPUs."""
+    scores = (query @ key.repeat_interleave(2, 1).mT * more["scale"]).masked_fill(~block_mask, -torch.inf)
+    return scores.softmax(-1) @ value.repeat_interleave(2, 1), AuxOutput(lse=scores.logsumexp(-1))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_gpus_block_mask_with_sinks_and_a_window_is_the_definition(window: int | None) -> None:
+    plan = branching((0, 150), (90, 40), (4, 130)).within(window)
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, heads, len(plan.end_T), 16, dtype=torch.float64) for heads in (4, 2, 2)]
+    inputs.append(torch.randn(4, dtype=torch.float64))
+    query, key, value, sinks = inputs
+    found = over_blocks(flex_attention, query, key, value, sinks, plan, 0.25)
+    wanted = dense(query, key, value, plan.dense, 0.25, None, sinks)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    plan.blocks = plan.dense
+    for some in inputs:
+        some.requires_grad_()
+    outs = (
+        over_blocks(by_definition, query, key, value, sinks, plan, 0.25),
+        dense(query, key, value, plan.dense, 0.25, None, sinks),
+    )
+    for ours, theirs in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in outs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 

@@ -13,6 +13,7 @@ from ratchet.model import attention
 from ratchet.model.batch import branches_of
 from ratchet.model.support import kernel_disproof
 from ratchet.model.tree import lay_out
+from ratchet.model.tree_plan import TreePlan
 from tiny_models import family_of_pairs
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ def test_a_right_kernel_is_trusted(dtype: torch.dtype, heads: int, key_heads: in
 
 
 def test_a_kernel_that_sees_another_branch_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def causal_alone(query: Any, key: Any, value: Any, plan: attention.TreePlan, scale: float) -> Any:
+    def causal_alone(query: Any, key: Any, value: Any, sinks: Any, plan: TreePlan, scale: float) -> Any:
         rows = len(plan.end_T)
         return attention.dense(query, key, value, torch.ones(rows, rows, dtype=torch.bool).tril(), scale)
 
@@ -63,7 +64,7 @@ def test_a_kernel_that_does_not_run_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_block_mask_of_a_gpu_says_what_the_dense_mask_says(copies: int) -> None:
     pairs = [pair for turn in range(copies) for pair in family_of_pairs(turn)]
     forest = lay_out(branches_of(pairs)[0], "auto")
-    plan = attention.TreePlan(forest.chains, torch.from_numpy(forest.end_T))
+    plan = TreePlan(forest.chains, torch.from_numpy(forest.end_T))
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, heads, len(forest.ids_T), 16, generator=generator, dtype=torch.float64) for heads in (4, 2, 2)

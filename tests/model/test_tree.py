@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightly import examples
-from ratchet.model.attention import TreePlan
 from ratchet.model.batch import PADDED, Packing, collate, computed_tokens
 from ratchet.model.divide import Unit, divide_units, units
 from ratchet.model.tree import Branch, Forest, Sharing, cut_passes, divide_groups, lay_out, rows_laid_out
+from ratchet.model.tree_plan import TreePlan
 from ratchet.pairs.pair import TokenisedPair
 
 # Two token values and short sequences: prefixes, equal sequences and forks everywhere.

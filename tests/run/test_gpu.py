@@ -14,12 +14,13 @@ from benchmarks import train
 from benchmarks.tables import markdown
 from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.model import memory
-from ratchet.model.attention import TreePlan, attend
+from ratchet.model.attention import attend
 from ratchet.model.batch import branches_of, collate
 from ratchet.model.folder import digest_model
 from ratchet.model.forward import PairScorer, by_side, score
 from ratchet.model.support import kernel_disproof
 from ratchet.model.tree import lay_out
+from ratchet.model.tree_plan import TreePlan
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.reference.models import Passes, ScoreJob, ScoringModel
 from ratchet.reference.pool import Pool

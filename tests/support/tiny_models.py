@@ -18,10 +18,13 @@ from transformers import (
     GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     GraniteConfig,
+    GraniteSWAConfig,
     HrmTextConfig,
     LlamaConfig,
     MambaConfig,
+    MiMoV2FlashConfig,
     MistralConfig,
     MixtralConfig,
     OPTConfig,
@@ -39,12 +42,14 @@ from ratchet.plan.model import Scratch
 SMALL = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
 ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 GROUPED = {**SMALL, **ENDS, "num_key_value_heads": 2}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SMALL, **ENDS),
     "llama-gqa-tied": LlamaConfig(**GROUPED, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**GROUPED),
     "qwen3": Qwen3Config(**GROUPED, head_dim=8),
     "mistral": MistralConfig(**GROUPED, sliding_window=64),
+    "mistral-narrow": MistralConfig(**GROUPED, sliding_window=4),
     "mixtral": MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
     "gemma": GemmaConfig(**GROUPED, head_dim=8),
     "gemma2-capped": Gemma2Config(
@@ -68,14 +73,27 @@ CONFIGS: dict[str, Any] = {
     "cohere": CohereConfig(**SMALL, **ENDS, logit_scale=0.25),
     "granite": GraniteConfig(**SMALL, **ENDS, logits_scaling=3.0),
     "diffllama": DiffLlamaConfig(**GROUPED),
+    "gpt-oss": GptOssConfig(
+        **GROUPED, head_dim=8, sliding_window=6, num_local_experts=4, num_experts_per_tok=2, rope_parameters=PLAIN_ROPE
+    ),
+    "granite-swa": GraniteSWAConfig(
+        **GROUPED, sliding_window=6, layer_types=["full_attention", "sliding_attention"], layer_rope_theta=[1e4, 1e4]
+    ),
+    "mimo-v2": MiMoV2FlashConfig(
+        **GROUPED,
+        **{"head_dim": 8, "v_head_dim": 6, "sliding_window": 6, "n_routed_experts": 4, "num_experts_per_tok": 2},
+        **{"layer_types": ["full_attention", "sliding_attention"], "mlp_layer_types": ["dense", "sparse"]},
+        moe_intermediate_size=12,
+    ),
     "hrm-text": HrmTextConfig(**SMALL | {"num_hidden_layers": 1}, **ENDS, H_cycles=2, L_cycles=2),
 }
 OFTEN_A_PASS = {"diffllama", "hrm-text"}
 """Families that call an attention module several times in a pass: no trunk can keep its rows."""
+EAGER = {"gemma2-capped", "gpt-oss", "granite-swa", "mimo-v2"}
+"""Families whose soft caps and sinks are in transformers' eager attention alone."""
 UNSHARED: dict[str, Any] = {
     "bloom": BloomConfig(vocab_size=61, hidden_size=16, n_layer=2, n_head=4, **ENDS),
     "mamba": MambaConfig(vocab_size=61, hidden_size=16, state_size=4, num_hidden_layers=2, **ENDS),
-    "narrow-window": MistralConfig(**GROUPED, sliding_window=4),
 }
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import DataError
-from ratchet.model.attention import TreePlan
 from ratchet.model.tree import Branch, Forest, Ids, Sharing, lay_out, rows_laid_out, stretch, without_trunk
+from ratchet.model.tree_plan import TreePlan
 from ratchet.model.trunk import Sight
 from ratchet.pairs.pair import TokenisedPair
 

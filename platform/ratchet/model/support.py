@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ratchet.model import attention
 from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate, collate_trunk
 from ratchet.model.load import original_length
 from ratchet.model.tree import Sharing, lay_out
+from ratchet.model.tree_plan import TreePlan
 from ratchet.model.trunk import Sight, Trunk
 from ratchet.pairs.pair import TokenisedPair
 
@@ -23,9 +25,22 @@ logger = logging.getLogger(__name__)
 
 _Forward = Callable[[SequenceBatch], Tensor]
 
-_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "global", "local"}
-_SHORTEST_WINDOW = 16
+_OTHER_LAYERS = {
+    "indexed_attention": "choose each row's keys by an index",
+    "minimax_m3_sparse": "choose each row's keys by an index",
+    "compressed_sparse_attention": "see keys that several tokens are compressed to",
+    "heavily_compressed_attention": "see keys that several tokens are compressed to",
+    "linear_attention": "read a row from left to right",
+    "mamba": "read a row from left to right",
+    "conv": "read a row from left to right",
+    "hybrid": "read a row from left to right",
+}
+"""What layers of other kinds do that a forest does not allow for."""
+_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "global", "local", "moe"}
+_SHORTEST = 16
 """The sequences of the proof must fit."""
+_WINDOW_TRIED = 5
+"""Rows that a window is narrowed to in the proof, whose sequences are longer."""
 _BATCH_ROUTING = ("expert_capacity", "moe_expert_capacity", "capacity_factor", "moe_capacity_factor")
 
 
@@ -36,37 +51,64 @@ def packing_of(causal: Any, sharing: Sharing, forward: _Forward, device: torch.d
     where it will run: another one's kernel is compared with `attention.dense` there. A model whose layers look
     beyond attention, whose routing depends on its batch, or whose forest scores are not its padded
     scores, is left as it was and runs unshared; the reason is logged and stands in the packing. So does the reason
-    why its prompts do not stay across passes, where scores after a kept one are not the forest's.
+    why its prompts do not stay across passes, where scores after a kept one are not the forest's. Sliding windows are
+    tried narrow; where the forest's are not the model's, sequences that are longer than a window are padded.
     """
-    config = causal.config.get_text_config()
     reason, longest = make_up(causal)
     if reason is None:
         before = causal.config._attn_implementation
         attention.register()
         causal.set_attn_implementation(attention.NAME)
         packing = Packing(sharing, longest)
-        reason = _disproof(causal, packing, forward) or _kernel_disproof(causal, config, device)
+        reason = _disproof(causal, packing, forward) or _kernel_disproof(causal, device)
         if reason is None:
-            return _across(causal, packing, forward)
+            return _across(causal, _within(causal, packing, forward), forward)
         causal.set_attn_implementation(before)
     logger.warning("%s shares no tokens: %s", type(causal).__name__, reason)
     return Packing(sharing, why_padded=reason)
 
 
 def make_up(causal: Any) -> tuple[str | None, int | None]:
-    """Return what in a model's make-up forbids forests, or None, and how long a sequence of one may be (None: any)."""
+    """Return what in a model's make-up forbids forests, or None, and how long a sequence of one may be (None: any).
+
+    Sliding windows are no limit here: `narrowed` lets a caller try them.
+    """
     config = causal.config.get_text_config()
     reason, longest = _reason(causal, config), _longest(config)
-    if reason is None and longest is not None and longest < _SHORTEST_WINDOW:
+    if reason is None and longest is not None and longest < _SHORTEST:
         reason = f"its attention reaches {longest} tokens only"
     return reason, longest
+
+
+def window_of(causal: Any) -> int | None:
+    """Return how many tokens a row of a model's sliding layers sees; None where no layer slides."""
+    config = causal.config.get_text_config()
+    layers = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
+    return (getattr(config, "sliding_window", None) or None) if slides else None
+
+
+@contextlib.contextmanager
+def narrowed(causal: Any, window: int) -> Iterator[None]:
+    """Let the sliding layers of a model, whose window is `window`, see a few tokens only."""
+    holders = [causal.config.get_text_config(), *causal.modules()]
+    changed = [holder for holder in holders if getattr(holder, "sliding_window", None) == window]
+    for holder in changed:
+        holder.sliding_window = _WINDOW_TRIED
+    try:
+        yield
+    finally:
+        for holder in changed:
+            holder.sliding_window = window
 
 
 def _reason(causal: Any, config: Any) -> str | None:
     """Return what in a model's make-up forbids forests, or None."""
     layers = set(getattr(config, "layer_types", None) or ())
     if other := sorted(layers - _KNOWN_LAYERS):
-        return f"its layers are {', '.join(other)}, which read a row from left to right"
+        does = {name: _OTHER_LAYERS.get(name, "are not known here") for name in other}
+        parts = [(", ".join(name for name in other if does[name] == one), one) for one in dict.fromkeys(does.values())]
+        return f"its layers are {', and '.join(f'{names}, which {one}' for names, one in parts)}"
     for key in _BATCH_ROUTING:
         if getattr(config, key, None):
             return f"its experts take a share of the batch ({key})"
@@ -76,17 +118,9 @@ def _reason(causal: Any, config: Any) -> str | None:
 
 
 def _longest(config: Any) -> int | None:
-    """Return how long a sequence may be: to the narrowest window, or to where rotary scaling begins to change."""
-    limits: list[int] = []
-    layers = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
-    if slides and (window := getattr(config, "sliding_window", None)):
-        limits.append(window)
-    if chunk := getattr(config, "attention_chunk_size", None):
-        limits.append(chunk)
-    if (rotary := original_length(config)) is not None:
-        limits.append(rotary)
-    return min(limits) if limits else None
+    """Return how long a sequence may be: to the end of a chunk, or to where rotary scaling begins to change."""
+    limits = [getattr(config, "attention_chunk_size", None), original_length(config)]
+    return min((limit for limit in limits if limit), default=None)
 
 
 def _disproof(causal: Any, packing: Packing, forward: _Forward) -> str | None:
@@ -97,6 +131,29 @@ def _disproof(causal: Any, packing: Packing, forward: _Forward) -> str | None:
         return forest_S, padded_S
 
     return _difference(causal, scores, "it does not run as a forest", "its scores of shared tokens")
+
+
+def _within(causal: Any, packing: Packing, forward: _Forward) -> Packing:
+    """Return the packing; sequences fit a model's window where its scores under a narrow one are not the padded."""
+    window = window_of(causal)
+    if window is None or window <= _WINDOW_TRIED:
+        return packing  # proven already
+
+    def narrow_and_wide(pairs: list[TokenisedPair], device: torch.device) -> tuple[Tensor, Tensor]:
+        batch = collate(pairs, PADDED).to(device)
+        with narrowed(causal, window):
+            narrow_S = forward(batch)
+        return narrow_S, forward(batch)
+
+    reason: str | None = "a narrower one changes no score, so that it cannot be tried"
+    if _difference(causal, narrow_and_wide, "it does not run", "its scores") is not None:
+        with narrowed(causal, window):
+            reason = _disproof(causal, packing, forward)
+    if reason is None:
+        return packing
+    longest = window if packing.longest is None else min(window, packing.longest)
+    logger.warning("%s pads what is longer than its window of %d: %s", type(causal).__name__, window, reason)
+    return dataclasses.replace(packing, longest=longest)
 
 
 def _across(causal: Any, packing: Packing, forward: _Forward) -> Packing:
@@ -141,30 +198,55 @@ def _difference(
     return None if off <= allowed else f"{what} are off by {off:.3g} nats"
 
 
-def _kernel_disproof(causal: Any, config: Any, device: torch.device) -> str | None:
+def _kernel_disproof(causal: Any, device: torch.device) -> str | None:
     """Compare the kernel where the model will run, if that is another device than the one it is proven on."""
-    weight = causal.get_input_embeddings().weight
+    weight, config = causal.get_input_embeddings().weight, causal.config.get_text_config()
     if device == weight.device:
         return None
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return kernel_disproof(heads, getattr(config, "num_key_value_heads", None) or heads, size, weight.dtype, device)
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    sinks = any(getattr(module, "sinks", None) is not None for module in causal.modules())
+    kinds: set[tuple[bool, int | None]] = {(sinks, None), (sinks, window_of(causal) and _WINDOW_TRIED)}
+    reasons = (
+        kernel_disproof(heads, key_heads, size, weight.dtype, device, sinks=sinks, window=window)
+        for sinks, window in sorted(kinds, key=str)
+    )
+    return next(filter(None, reasons), None)
 
 
-def kernel_disproof(heads: int, key_heads: int, size: int, dtype: torch.dtype, device: torch.device) -> str | None:
+def kernel_disproof(
+    heads: int,
+    key_heads: int,
+    size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    sinks: bool = False,
+    window: int | None = None,
+) -> str | None:
     """Return how a device's kernel, forward and backward, differs from attention by its definition, or None."""
     forest = lay_out(branches_of(_probe(1000))[0], "auto")
-    plan = attention.TreePlan(forest.chains, torch.from_numpy(forest.end_T).to(device))
+    plan = TreePlan(forest.chains, torch.from_numpy(forest.end_T).to(device))
     generator = torch.Generator().manual_seed(0)
-    query, key, value = inputs = tuple(
-        torch.randn(1, count, len(forest.ids_T), size, generator=generator).to(device, dtype).requires_grad_()
-        for count in (heads, key_heads, key_heads)
-    )
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
+
+    rows = len(forest.ids_T)
+    query, key, value = (random(1, count, rows, size) for count in (heads, key_heads, key_heads))
+    sinks_H = random(heads) if sinks else None
+    inputs = (query, key, value) if sinks_H is None else (query, key, value, sinks_H)
     wide = torch.promote_types(dtype, torch.float32)
     try:
-        exact = attention.dense(query.to(wide), key.to(wide), value.to(wide), plan.dense, size**-0.5).transpose(1, 2)
-        kernel, _ = attention.attend(torch.nn.Identity(), query, key, value, None, tree=plan)
-        found, wanted = ((out.detach(), *torch.autograd.grad(out.square().sum(), inputs)) for out in (kernel, exact))
+        sees = plan.within(window).dense
+        exact = attention.dense(query.to(wide), key.to(wide), value.to(wide), sees, size**-0.5, None, sinks_H)
+        kernel, _ = attention.attend(
+            torch.nn.Identity(), query, key, value, None, tree=plan, s_aux=sinks_H, sliding_window=window
+        )
+        found, wanted = (
+            (out.detach(), *torch.autograd.grad(out.square().sum(), inputs)) for out in (kernel, exact.transpose(1, 2))
+        )
     except RuntimeError as error:  # torch's compiler errors are of this kind too
         return f"attention over a forest does not run on {device} ({str(error).strip().splitlines()[0]})"
     off = max(float((one - other).abs().max() / other.abs().max()) for one, other in zip(found, wanted, strict=True))

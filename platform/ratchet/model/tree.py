@@ -41,11 +41,14 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Rows `start` to `stop`, and the rows of its ancestors, from the root down."""
+    """Rows `start` to `stop`, and the rows of its ancestors, from the root down. With `window` a row sees the last so
+    many of these and the rows before it, itself included.
+    """
 
     start: int
     stop: int
     ancestors: tuple[Span, ...]
+    window: int | None = None
 
     @functools.cached_property
     def above(self) -> int:
@@ -58,13 +61,19 @@ class Chain:
 
         Rows and keys are then alike, and causal: the kernel computes a triangle and not, with a mask, a rectangle.
         """
-        return self.above if self.above < self.stop - self.start else 0
+        return self.above if self.above < self.stop - self.start and not self.banded else 0
+
+    @functools.cached_property
+    def banded(self) -> bool:
+        """Whether some row does not see all that are above it."""
+        return self.window is not None and self.above + self.stop - self.start > self.window
 
     @property
     def attended(self) -> int:
         """How many pairs of a row and a key that kernel computes."""
         own, above = self.stop - self.start, self.above
-        return own * (above + own) if above and not self.lead else (above + own) * (above + own + 1) // 2
+        masked = self.banded or (above and not self.lead)
+        return own * (above + own) if masked else (above + own) * (above + own + 1) // 2
 
 
 @dataclasses.dataclass(frozen=True)

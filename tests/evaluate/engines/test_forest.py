@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from ratchet.evaluate.engines.forest import forest_likelihoods, layout_rows
 from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods
 from ratchet.evaluate.engines.pool import units_of
+from ratchet.model import attention
 from ratchet.serving.requests import Answer, ContinuationRequest
 from tests.evaluate.engines.test_local import plainly
 from tiny_models import tiny
@@ -131,10 +133,18 @@ def test_a_model_that_keeps_other_rows_takes_no_forest(monkeypatch: pytest.Monke
     assert forest_reach(model) == 0
 
 
-def test_what_is_longer_than_a_window_is_left_to_padded_rows() -> None:
+def test_a_sliding_window_is_no_end_of_a_forest(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("mistral")  # which sees 64 tokens back
-    assert forest_reach(model) == 64
+    assert forest_reach(model) == forest_reach(tiny("mistral-narrow")) == sys.maxsize
+    assert forest_reach(tiny("gemma2-capped")) == 0
     asked = [ContinuationRequest(ids(1, size), (ids(2, 3), ids(3, 2))) for size in (50, 62, 63, 80)]
-    for request, found in zip(asked, likelihoods(model, asked, share=True, reach=64), strict=True):
-        assert found.logprobs == pytest.approx([value for value, _ in plainly(model, request)], abs=1e-5)
-    assert forest_reach(tiny("narrow-window")) == forest_reach(tiny("gemma2-capped")) == 0
+    for reach in (64, sys.maxsize):  # beyond 64 tokens by padded rows, and all in one forest
+        for request, found in zip(asked, likelihoods(model, asked, share=True, reach=reach), strict=True):
+            assert found.logprobs == pytest.approx([value for value, _ in plainly(model, request)], abs=1e-5)
+    attend = attention.attend
+
+    def windowless(*args: Any, sliding_window: int | None = None, **named: Any) -> Any:
+        return attend(*args, **named)
+
+    monkeypatch.setattr(attention, "attend", windowless)  # as of a model that does not say its window
+    assert forest_reach(model) == 64

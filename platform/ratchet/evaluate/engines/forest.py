@@ -22,6 +22,7 @@ from ratchet.model import attention, memory
 from ratchet.model.head import chunk_rows, scaling_of
 from ratchet.model.parts import decoder_of
 from ratchet.model.tree import Branch, Ids, Index, Pass, Trunks, cut_passes, lay_trunks, rows_laid_out
+from ratchet.model.tree_plan import TreePlan
 from ratchet.serving.requests import Answer, ContinuationRequest
 
 MASKED = 1 << 25
@@ -104,7 +105,7 @@ def _computed(model: Any, laid: Trunks, cut: Sequence[Pass]) -> Iterator[tuple[P
     with _as_forest(model):
         for at, one in enumerate(cut):
             own = slice(one.start, one.stop)
-            plan = attention.TreePlan(one.chains, torch.from_numpy(one.end_KT).to(device), kept=len(one.kept_K))
+            plan = TreePlan(one.chains, torch.from_numpy(one.end_KT).to(device), kept=len(one.kept_K))
             hidden_1TH = decoder_of(model)(
                 input_ids=torch.from_numpy(laid.ids_T[None, own]).to(device),
                 position_ids=torch.from_numpy(laid.depth_T[None, own]).to(device),

@@ -21,7 +21,7 @@ from ratchet.errors import ModelError
 from ratchet.evaluate.engines.forest import forest_likelihoods, layout_rows, read_length
 from ratchet.model.load import original_length, put_back
 from ratchet.model.memory import FIRST
-from ratchet.model.support import make_up
+from ratchet.model.support import make_up, narrowed, window_of
 from ratchet.serving.requests import Answer, ContinuationRequest
 
 # Logits made at a time: a gigabyte in float32.
@@ -131,20 +131,30 @@ def may_share(model: Any) -> bool:
 def forest_reach(model: Any) -> int:
     """Return how long a sequence may be that is laid out in a forest; 0 for a model that takes none.
 
-    A model's make-up may forbid it (`model.support`); what that allows is tried, in one pass and in several.
+    A model's make-up may forbid it (`model.support`); what that allows is tried, in one pass and in several, and a
+    sliding window narrowed.
     Soft-capped scores are left to padded rows: there torch's attention leaves the cap out, as in lm-eval's own class.
     """
     reason, longest = make_up(model)
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    fits = (
-        reason is None
-        and not capped
-        and all(
-            _agree(model, _FOREST_PROBE, functools.partial(forest_likelihoods, model, _FOREST_PROBE, tokens))
-            for tokens in (None, _PASS_TRIED)
-        )
+    if reason is not None or capped or not _forest_agrees(model):
+        return 0
+    limits = [sys.maxsize if longest is None else longest]
+    if (window := window_of(model)) is not None:
+        wide = likelihoods(model, _FOREST_PROBE, share=False)
+        with narrowed(model, window):
+            moves = not _agree(model, _FOREST_PROBE, lambda: wide)
+            near = moves and _forest_agrees(model)
+        if not near:
+            limits.append(window)
+    return min(limits)
+
+
+def _forest_agrees(model: Any) -> bool:
+    return all(
+        _agree(model, _FOREST_PROBE, functools.partial(forest_likelihoods, model, _FOREST_PROBE, tokens))
+        for tokens in (None, _PASS_TRIED)
     )
-    return (sys.maxsize if longest is None else longest) if fits else 0
 
 
 @torch.inference_mode()
