@@ -28,6 +28,7 @@ DAMAGE = {
     "store/pairs/p/train.parquet": "store/pairs/p",
     "store/tokens/t/train.arrow": "store/tokens/t",
     "store/models/m/model.safetensors": "store/models/m",
+    "store/rehearsals/h/record.json": "store/rehearsals/h",
     "store/logps/l/block-000001.parquet": "store/logps/l",
     "store/steps/s/model/model.safetensors": "store/steps/s",
     "runs/plan/steps/align/masters/masters.safetensors": "runs/plan/steps/align",
@@ -43,6 +44,7 @@ DAMAGE = {
 }
 LEASES = {
     "store/pairs/p": "pairs-p", "store/tokens/t": "tokens-t", "store/models/m": "models-m", "store/steps/s": "step-s",
+    "store/rehearsals/h": "rehearsals-h",
     "store/answers/a.jsonl": "answers-a", "store/judgments/j.jsonl": "judgments-j",
     "sweeps/s/trials/t1/trial.json": "trial-s-t1", "store/datasets/d": "datasets",
 }  # fmt: skip

@@ -64,7 +64,8 @@ def accumulated(
 
 def step_by(rank: int, world: int, one: dict[str, Any]) -> dict[str, Any]:
     """One step: its gradient's norm, how far it moved the masters, its passes' roles, and the loss of this worker."""
-    from ratchet.train.worker import engine_for, recompute_activations
+    from ratchet.train.scorer import recompute_activations
+    from ratchet.train.worker import engine_for
 
     spec = spec_at(one["zero"], "float32", workers=world, token_budget=one["budget"], **one["changes"])
     spec = dataclasses.replace(spec, folder=one["folder"])

@@ -28,10 +28,11 @@ from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_
 from ratchet.prove.compare import Number, compare_traces
 from ratchet.prove.recording import recording
 from ratchet.train.communicate import Alone, Communicator, Group
+from ratchet.train.engine import MakeEngine
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Reference
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import MakeEngine, engine_for
+from ratchet.train.worker import engine_for
 from train_bench import CPU, VOCAB, Pairs, changed, train_whole, write_logps, write_tokens
 
 UPDATES, PAIRS, BATCH = 3, 10, 5

@@ -99,6 +99,7 @@ def write_store(root: Path) -> Layout:
         layout.tokens("t"),
         layout.made("models", "m"),
         layout.made("scores", "r"),
+        layout.made("rehearsals", "h"),
     ):
         folder.parent.mkdir(parents=True, exist_ok=True)
     write_record(write_pairs(layout.pairs("p"), some_pairs(40), some_pairs(9, start=90)), record("pairs", "p"))
@@ -110,6 +111,8 @@ def write_store(root: Path) -> Layout:
     layout.made("models", "m").mkdir()
     (layout.made("models", "m") / "model.safetensors").write_bytes(bytes(range(256)) * 4)
     write_record(layout.made("models", "m"), record("model", "m"))
+    layout.made("rehearsals", "h").mkdir()
+    write_record(layout.made("rehearsals", "h"), record("rehearsals", "h"))
     layout.made("scores", "r").mkdir()
     write_result(layout.made("scores", "r"), result())
     write_record(layout.made("scores", "r"), record("scores", "r"))

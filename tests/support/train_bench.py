@@ -27,13 +27,13 @@ from ratchet.reference.store import Logps, write_block
 from ratchet.track.jsonl import open_tracker
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone, Communicator
-from ratchet.train.engine import TorchEngine
+from ratchet.train.engine import MakeEngine, TorchEngine
 from ratchet.train.ledger import Ledger
 from ratchet.train.loop import Parts, Result, run
 from ratchet.train.notice import read_notice
 from ratchet.train.objective import Data, Reference
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import MakeEngine, begin_step, finish_step
+from ratchet.train.worker import begin_step, finish_step
 
 CPU = torch.device("cpu")
 VOCAB = 64

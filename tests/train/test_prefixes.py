@@ -21,8 +21,8 @@ from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.objective import Data, Work, heldout_metrics, pass_over_prompt
 from ratchet.train.publish import add_adapters
+from ratchet.train.scorer import recompute_activations
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import recompute_activations
 from tiny_models import exact_norms
 from train_bench import CPU, changed, reference_of, spec_of, tiny_model
 

@@ -172,15 +172,15 @@ class Agreement:
 class StepSummary:
     """One training or merging step. `stage` is the plan's stage that it belongs to; its model lies in `folder`.
 
-    `history` are the lines of its metrics.jsonl. `options` are the settings that decide its numbers
-    (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
-    sources of its pairs, `start` and `reference` names of models (`base` or a step). `seconds` is the
-    whole step, with the reference pass where the step made it itself (`reference_reused` is false);
-    `train_seconds` its optimiser steps, `start_seconds` what processes took to begin and end, and groups of workers
-    that ended before; `reference_seconds` what scoring the reference took when it was done, and
-    `reference_start_seconds` its processes, None where none was needed; `reference_in_training`: the workers that
-    trained the reference scored, in no step's time; `reference_agreement` is what a comparison of
-    another engine with the trainer's showed (`reference.calibrate`), where there was one; `effect` what publishing
+    `history` are the lines of its metrics.jsonl. `options` are the settings that decide its numbers (beta, penalty,
+    learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the sources of its pairs, `start` and
+    `reference` names of models (`base` or a step). `seconds` is the whole step, with the reference pass where the step
+    made it itself (`reference_reused` is false); `rehearsal_seconds` trying it before, `train_seconds` its optimiser
+    steps, `start_seconds` what processes took to begin and end, and groups of workers that ended before;
+    `reference_seconds` what scoring the reference took when it was done, `reference_start_seconds` its processes, None
+    where none was needed; `reference_in_training`: the workers that trained the reference scored, in no step's time;
+    `reference_agreement` is what a comparison of another engine with the trainer's showed (`reference.calibrate`),
+    where there was one; `effect` what publishing
     kept. Rates are of training. What only training has is None for a merge.
     """
 
@@ -200,6 +200,7 @@ class StepSummary:
     epochs: float | None = None
     steps: int | None = None
     workers: int | None = None
+    rehearsal_seconds: float | None = None
     train_seconds: float | None = None
     start_seconds: float | None = None
     pairs_per_second: float | None = None

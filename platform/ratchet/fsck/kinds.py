@@ -227,6 +227,7 @@ KINDS: Mapping[str, PartKind] = {
         PartKind("pairs", "store/pairs/*", _whole("pairs")),
         PartKind("tokens", "store/tokens/*", _whole("tokens")),
         PartKind("models", "store/models/*", _whole("models")),
+        PartKind("rehearsals", "store/rehearsals/*", _whole("rehearsals")),
         PartKind("reference scores", "store/logps/*", _logps),
         PartKind("shared steps", "store/steps/*", _step),
         PartKind("answers", "store/answers/*.jsonl", _journal("answers", parse_unit)),

@@ -50,12 +50,16 @@ def passed_over(model: Any, stored: dict[str, Stored]) -> list[str]:
 
 
 def as_saved(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return some of a model's state dict as saving writes it: by the folder's names, each tied weight once."""
+    """Return some of a model's state dict, without content, as saving writes it."""
+    return in_saved_form(model, {name: tensor.to("meta") for name, tensor in tensors.items()})
+
+
+def in_saved_form(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return some of a model's state dict by the folder's names, each tied weight once."""
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    hollow = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    return dict(revert_weight_conversion(model, remove_tied_weights_from_state_dict(hollow, model)))
+    return dict(revert_weight_conversion(model, remove_tied_weights_from_state_dict(tensors, model)))
 
 
 def write_carried(out: Path, carried: Mapping[str, Stored]) -> None:

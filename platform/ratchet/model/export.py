@@ -23,7 +23,16 @@ from ratchet.pairs.trust import load_config, without_code
 
 _DTYPE_KEYS = {"dtype", "torch_dtype"}
 _FIX = "give a model folder that transformers itself can load and save, such as one in bfloat16 or float32"
-_LIBRARY = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError, ImportError)
+LIBRARY_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    ImportError,
+)
 """What transformers raises for a model that it cannot save; which one is no promise of it."""
 
 
@@ -144,7 +153,7 @@ def try_saving(model: Any, source: Path, *, trust_remote_code: bool = False, cha
         _try_weights(model, source)
         with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
             _try_folder(model, source, Path(folder), chat_template, trust_remote_code=trust_remote_code)
-    except _LIBRARY as error:
+    except LIBRARY_ERRORS as error:
         raise ModelError(
             f"it could not be published: {str(error).strip().splitlines()[0]}",
             where=str(source),

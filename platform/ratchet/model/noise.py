@@ -21,7 +21,8 @@ SPREAD = 10.0
 """How many times the measured rounding one answer may be off: 5.5 times was seen, of 140 answers."""
 _LEAST = 2.0**-6
 """Rounding that is taken for granted, in units of the precision: a third of the least that was measured."""
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""Settings that say how many experts a layer has."""
 _SINGLE = torch.finfo(torch.float32).eps
 
 
@@ -74,4 +75,4 @@ def measure_noise(
 def routes(config: Any) -> bool:
     """Whether a model's tokens go to experts: rounding may turn such a choice, and move a score by a jump."""
     text = config.get_text_config()
-    return any((getattr(text, key, None) or 0) > 1 for key in _EXPERTS)
+    return any((getattr(text, key, None) or 0) > 1 for key in EXPERTS)

@@ -167,6 +167,7 @@ def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary
         epochs=record.counts["epochs"],
         steps=record.counts["steps"],
         workers=training["workers"],
+        rehearsal_seconds=training["seconds"].get("rehearsal"),
         train_seconds=training["seconds"]["training"],
         start_seconds=training["seconds"].get("starting"),
         pairs_per_second=_median(history, "pairs_per_second"),

@@ -182,6 +182,7 @@ def train_spec(
         reference_noise=noise,
         track=_track(run, step, run_id),
         recipe=_recipe(run, step, stage, shares),
+        store=run.layout,
         stop_file=str(run.trial.stop_file) if run.trial else None,
         lease=str(run.lease.folder) if run.lease else None,
         generation=run.lease.generation if run.lease else 0,

@@ -26,10 +26,9 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.prove.case import ADDITIONS, Additions, masters_file
 from ratchet.store.codec import to_values
 from ratchet.store.files import storage_errors, write_json
-from ratchet.train.engine import TrainingEngine, Update
+from ratchet.train.engine import MakeEngine, TrainingEngine, Update
 from ratchet.train.notice import Notice, write_notice
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import MakeEngine
 
 _LARGE, _SMALL = 1024.0, 16
 """The probe: a gradient once so many times as large, then so many times as it is. A sum that keeps 8 bits, as one

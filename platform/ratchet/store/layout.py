@@ -4,6 +4,7 @@
 <root>/store/tokens/<fp>/   train.arrow    heldout.arrow    skipped.parquet  record.json
 <root>/store/logps/<fp>/    block-000000.parquet …, or scores.arrow          record.json
 <root>/store/models/<fp>/   a Hugging Face folder made from a `scratch:` spec
+<root>/store/rehearsals/<fp>/   what a rehearsal before a first step saw      record.json
 <root>/store/answers/<fp>.jsonl   what a model answered, unit by unit
 <root>/store/judgments/<fp>.jsonl   answers of a judge behind a URL
 <root>/store/requests/      requests of lm-eval's tasks, which all models share

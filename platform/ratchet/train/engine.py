@@ -93,6 +93,9 @@ class TrainingEngine(Protocol):
         """Give weights, gradients and optimiser state back; only `device` is left. No collective."""
 
 
+MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], TrainingEngine]
+
+
 class TorchEngine:
     """Plain torch: each worker holds all weights, gradients and optimiser state (DeepSpeed would call it ZeRO 0).
 

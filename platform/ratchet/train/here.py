@@ -14,6 +14,7 @@ from ratchet.train.driver_loop import Told
 from ratchet.train.engine import TorchEngine
 from ratchet.train.launch import TrainResult, go_on_or_stop, train_result
 from ratchet.train.notice import Ended, Notice
+from ratchet.train.rehearsal import rehearse
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import begin_step, ended_of, finish_step, noting_failures
 
@@ -42,10 +43,11 @@ def train_here(
     device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
     try:
         with noting_failures(spec, Alone()):
+            rehearsed = rehearse(spec, Alone(), device, TorchEngine)
             step = begin_step(spec, Alone(), device, TorchEngine, told)
             with step.books:
                 trained = loop.run(spec, step.parts, step.resumed)
-            found = finish_step(spec, step, trained)
+            found = finish_step(spec, step, trained, rehearsed)
     except Ended as end:
         go_on_or_stop(spec, ended_of(end, 1))
         raise  # `told` gives no notice on which others go on

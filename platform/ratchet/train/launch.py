@@ -33,18 +33,19 @@ Worker = Callable[[Mapping[str, Any]], dict[str, Any]]
 class TrainResult:
     """What a training step came to.
 
-    `counts` are what the ledger proved; `metrics` the last step's; `first` what the check of step 1
-    saw, or None; `published` the step whose weights became the model, and how far they were from the
-    engine's in nats; `scored` what the workers scored with that model (`train.owed`), or None; `events` what happened
-    to the step (`documents.events`); `token_budget` what a forward pass computed at most, `unshared` why tokens were
-    not shared, of all pairs or of some (None: they could be); `peak_memory_mb` the largest worker's peak; `seconds` of
-    set-up, training, publishing and scoring on the workers, in all, and of starting: what is left of it, for processes
-    to begin and end and for groups of workers that ended before.
+    `counts` are what the ledger proved; `metrics` the last step's; `rehearsal` what one before the step saw, and
+    `first` what the check of step 1 saw, or None; `published` the step whose weights became the model, and how far
+    they were from the engine's in nats; `scored` what the workers scored with that model (`train.owed`), or None;
+    `events` what happened to the step (`documents.events`); `token_budget` what a forward pass computed at most,
+    `unshared` why tokens were not shared, of all pairs or of some (None: they could be); `peak_memory_mb` the largest
+    worker's peak; `seconds` of a rehearsal, set-up, training, publishing and scoring on the workers, in all, and of
+    starting: what is left of it, for processes to begin and end and for groups of workers that ended before.
     """
 
     steps: int
     counts: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    rehearsal: Mapping[str, Any] | None
     first: Mapping[str, Any] | None
     published: Mapping[str, Any]
     scored: Mapping[str, Any] | None

@@ -40,7 +40,7 @@ ROOM = 1.05
 """Free space that publishing asks for, in sizes of what it writes: disks and file systems keep a little back."""
 
 
-def rehearse(spec: TrainSpec, model: Any) -> None:
+def try_publishing(spec: TrainSpec, model: Any) -> None:
     """Try to publish a plain model as it was loaded, but for its weights. Raises ModelError, StorageError."""
     try_saving(model, Path(spec.model), trust_remote_code=spec.trust_remote_code, chat_template=spec.chat_template)
     masters = 4 if spec.keep_masters and rounds(spec.dtype) else 0

@@ -49,7 +49,8 @@ class TrainSpec:
     `masters` is the file of the start model's float32 masters and `masters_digest` its SHA-256; with `keep_masters`
     the step leaves its own behind, for those that start from it. `options` are the settings that decide its numbers,
     and `recipe` further rows, for the model card. `owed` are scores that its workers make with the model that they
-    published. `lease` is the folder of the driver's lease on the run and
+    published. `store` is where a rehearsal is kept; without one it is made each time.
+    `lease` is the folder of the driver's lease on the run and
     `generation` what it took: workers of a driver that another one has displaced do not begin.
     """
 
@@ -80,6 +81,7 @@ class TrainSpec:
     track: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, str] = dataclasses.field(default_factory=dict)
     owed: Owed | None = None
+    store: Layout | None = None
     stop_file: str | None = None
     lease: str | None = None
     generation: int = 0

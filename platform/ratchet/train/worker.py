@@ -19,8 +19,6 @@ import torch
 from ratchet import redact
 from ratchet.documents.events import Event, events_of, write_event
 from ratchet.errors import RatchetError, RunError, StorageError, error_values
-from ratchet.model.forward import PairScorer
-from ratchet.model.load import load_model, skeleton
 from ratchet.model.memory import peak_memory_mb
 from ratchet.store import warned
 from ratchet.store.codec import to_values
@@ -32,15 +30,15 @@ from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
 from ratchet.train.effect import sample_of
-from ratchet.train.engine import TorchEngine, TrainingEngine
+from ratchet.train.engine import MakeEngine, TorchEngine, TrainingEngine
 from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import WORKERS, Ended, Notice, WorkerNodes, read_notice
 from ratchet.train.optimiser import warn_of_warmup
 from ratchet.train.owed import score_owed
-from ratchet.train.publish import add_adapters, publish_model, rehearse, round_adapters, say_reach, try_adapters
+from ratchet.train.publish import publish_model, say_reach
+from ratchet.train.rehearsal import rehearse
+from ratchet.train.scorer import build_scorer, recompute_activations
 from ratchet.train.spec import TrainSpec
-
-MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], TrainingEngine]
 
 
 def ray_worker(
@@ -71,10 +69,11 @@ def ray_worker(
     try:
         with noting_failures(spec, group), group.naming_the_missing():
             _tell_nodes(spec, group)
+            rehearsed = rehearse(spec, group, device, make_engine)
             step = begin_step(spec, group, device, around(make_engine))
             with step.books:
                 trained = loop.run(spec, step.parts, step.resumed)
-            return {"result": finish_step(spec, step, trained)}
+            return {"result": finish_step(spec, step, trained, rehearsed)}
     except Ended as end:
         return {"ended": ended_of(end, group.world)}
     except RatchetError as error:
@@ -152,6 +151,8 @@ def begin_step(
     data, heldout = agree(communicator, lambda: open_data(spec))
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
     scorer = agree(communicator, lambda: build_scorer(spec, device, first=communicator.rank == 0))
+    if communicator.rank == 0 and spec.stage.lora is not None:
+        say_reach(scorer.model)
     agree(communicator, lambda: check_masters(spec, scorer, first=communicator.rank == 0))
     engine = make_engine(spec, scorer, device)
     carry(spec, engine)
@@ -173,8 +174,12 @@ def begin_step(
         return BegunStep(parts, resumed, stack.pop_all(), budget.why_unshared(scorer.packing, data.table), clock, setup)
 
 
-def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[str, Any]:
+def finish_step(
+    spec: TrainSpec, step: BegunStep, trained: loop.Result, rehearsed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Prove what was trained on, publish the model, score what it owes, and return the outcome as JSON types.
+
+    `rehearsed` is what a rehearsal before the step saw.
 
     Raises RatchetError, alike on all workers.
     """
@@ -193,6 +198,7 @@ def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[
         "steps": trained.steps,
         "counts": {**counts, "of_file": of_file},
         "metrics": trained.last,
+        "rehearsal": rehearsed,
         "first": trained.first,
         "published": published.facts,
         "scored": scored,
@@ -204,6 +210,7 @@ def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[
         "unshared": step.unshared,
         "peak_memory_mb": peak,
         "seconds": {
+            "rehearsal": 0.0 if rehearsed is None or rehearsed["reused"] else rehearsed.get("seconds", 0.0),
             "setup": step.setup,
             "training": training,
             "publishing": publishing,
@@ -229,34 +236,6 @@ def check_driver(spec: TrainSpec) -> None:
             fix="nothing to do here: that one goes on with it",
             code="run.taken-over",
         )
-
-
-def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairScorer:
-    """Return the model of a step, with adapters and recomputation as the spec asks, to run on `device`.
-
-    The `first` worker, which will publish, tries that now. Raises ModelError, StorageError.
-    """
-    quantise = None if spec.stage.lora is None else spec.stage.lora.quantise
-    model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code, quantise=quantise)
-    if first:
-        # Of quantised weights the plain model is published, so that is what is tried.
-        rehearse(spec, model if quantise is None else skeleton(Path(spec.model), spec.dtype, spec.trust_remote_code))
-    if spec.gradient_checkpointing:
-        recompute_activations(model)
-    if spec.stage.lora is not None:
-        model = add_adapters(model, spec.stage.lora, spec.stage.seed)
-        round_adapters(model, spec.dtype)
-        if first:
-            say_reach(model)
-        if first and quantise is None:
-            try_adapters(model)
-    return PairScorer(model, sharing=spec.cluster.sharing, device=device)
-
-
-def recompute_activations(model: Any) -> None:
-    """Keep each layer's input alone for the backward pass, and compute the rest again."""
-    # The reentrant kind wants an input with a gradient, which tokens have not, nor frozen embeddings.
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _note_start(folder: Path, checkpoints: Checkpoints, workers: int, after: int) -> None:

@@ -253,6 +253,7 @@ def throughput(report: Report) -> PageTable | None:
         entries = [
             text("step", model_cell(report, step.name)),
             amount("whole step", _time(step.seconds)),
+            amount("rehearsal", _time(step.rehearsal_seconds)),
             amount("training", _time(step.train_seconds)),
             amount("training processes", _time(step.start_seconds)),
             amount("training", fig.number(step.pairs_per_second, 1), "pairs/s"),
@@ -269,6 +270,7 @@ def throughput(report: Report) -> PageTable | None:
     note = (
         "Processes: the time for them to begin and to end, apart from their work, and groups of workers that ended "
         "before. "
+        "Rehearsal: publishing is tried with a small model before a first step; 0 s where it had been. "
         "Reused: scored before, for another step or by another run; its time is not in this step's. "
         "Scored in training: by the workers that trained the reference, while they had it in memory."
     )
