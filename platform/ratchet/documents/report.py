@@ -180,8 +180,7 @@ class StepSummary:
     `reference_seconds` what scoring the reference took when it was done, `reference_start_seconds` its processes, None
     where none was needed; `reference_in_training`: the workers that trained the reference scored, in no step's time;
     `reference_agreement` is what a comparison of another engine with the trainer's showed (`reference.calibrate`),
-    where there was one; `effect` what publishing
-    kept. Rates are of training. What only training has is None for a merge.
+    where one was; `effect` what publishing kept. Rates are of training. A merge has None for what only training has.
     """
 
     name: str
