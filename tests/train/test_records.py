@@ -35,7 +35,7 @@ THEIRS = {
 def test_what_starting_took_is_apart_from_work_and_all_of_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.monotonic", lambda: 112.5)
     unasked = dict.fromkeys(("steps", "resumed_from", "workers", "token_budget", "peak_memory_mb"), 0)
-    unasked |= dict.fromkeys(("counts", "metrics", "first", "published", "attempt", "unshared", "scored"))
+    unasked |= dict.fromkeys(("counts", "metrics", "first", "published", "attempt", "unshared", "scored", "rehearsal"))
     work = {"setup": 1.5, "training": 6.0, "publishing": 0.25}
     found = train_result(unasked | {"events": [], "seconds": work}, 100.0)
     assert found.seconds == {"starting": 4.75, **work, "all": 12.5}

@@ -138,12 +138,12 @@ def _rehearsed(
         with _by_name(spec):
             pairs = _pairs(Path(model))
             scorer = agree(communicator, lambda: build_scorer(small, device, first=lead))
-            engine = make_engine(small, scorer, device)
-            try:
-                update_by_nothing(engine, pairs)
-                _publish(small, engine, pairs, communicator)
-            finally:
-                engine.release()
+        # What fails in these two would fail in the first step as well, and as it is, for a debugger.
+        engine = make_engine(small, scorer, device)
+        update_by_nothing(engine, pairs)
+        with _by_name(spec):
+            _publish(small, engine, pairs, communicator)
+            engine.release()
             tensors = agree(communicator, lambda: compare_published(small, folder / MODEL) if lead else 0)
             if spec.stage.lora is not None:
                 agree(communicator, lambda: compare_merged(small, pairs) if lead else None)
