@@ -3,6 +3,7 @@
 #   PYTHON=python3.12                another interpreter (3.11 or 3.12)
 #   EXTRAS=gpu,dev                   what else to install; gpu brings bitsandbytes, bench TRL
 #   MUTANTS='--most 100 --seed 1 train/ledger.py'   what `make mutants` tries: see tests/mutants/run.py
+#   FAMILIES='llama gemma3'          what `make families` measures; left out: every family of transformers
 #   BENCH=--quick                    what `make bench` measures: options of benchmarks/train.py
 #   TORCH_INDEX=…                    package index to take torch from (docs/install.md)
 #   VENV=.venv                       where the environment lies
@@ -12,6 +13,7 @@ PYTHON ?= python3
 EXTRAS ?= dev
 TORCH_INDEX ?=
 BENCH ?=
+FAMILIES ?=
 MUTANTS ?=
 PART ?=
 OF := $(addprefix :,$(PART))
@@ -33,7 +35,7 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-examples test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow mutants bench bench-quick counts lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-examples test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow mutants families bench bench-quick counts lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -47,6 +49,7 @@ help:
 	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-slow runs whole plans, also by PART'
 	@echo 'make test-nodes  tests: a Ray of three hosts in network namespaces (root, iproute2); test-nodes-slow takes hosts away'
 	@echo 'make mutants     small faults put into the code that may never be wrong: which do its tests miss? (hours)'
+	@echo 'make families    what works with each family of transformers, written to docs/models.md (10 minutes)'
 	@echo 'make bench       training against plain loops and TRL (hours; BENCH=--quick: minutes)'
 	@echo 'make bench-quick what no machine changes, against the last landed figures: tokens, GFLOP, modules, processes, files'
 	@echo 'make counts      the size of the code and its texts, in a few numbers'
@@ -120,6 +123,9 @@ test-nodes-slow: setup
 
 mutants: setup
 	$(BIN)/python -m tests.mutants.run $(MUTANTS)
+
+families: setup
+	@PYTHONPATH=tests/support $(BIN)/python -m family_table $(FAMILIES)
 
 bench:
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench

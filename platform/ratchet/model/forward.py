@@ -216,7 +216,7 @@ class PairScorer(nn.Module):
         scale = float(whole_TV.abs().max())
         allowed = scale * (1e-4 if weight.dtype in {torch.float32, torch.float64} else 0.05)
         for off, what in (
-            (ours_TV - whole_TV, "its logits are not head(decoder(tokens)): it scales them in a way not known here"),
+            (ours_TV - whole_TV, "its logits are not head(decoder(tokens)): what it does besides is not known here"),
             (left_TV - whole_TV[:7], "later tokens change earlier logits: it is not causal"),
         ):
             if not float(off.abs().max()) <= allowed:

@@ -42,7 +42,11 @@ def scaling_of(model: Any) -> LogitScaling:
     scale = float(getattr(model, "logit_scale", None) or 1.0)  # Cohere
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite
     scale *= float(getattr(config, "lm_head_multiplier", None) or 1.0)  # Falcon-H1
-    return LogitScaling(scale, getattr(config, "final_logit_softcapping", None))  # Gemma
+    scale /= float(getattr(config, "logits_mup_width_multiplier", None) or 1.0)  # Inkling
+    scale *= float(getattr(config, "output_multiplier", None) or 1.0)  # Muse Glimmer
+    # Gemma, RecurrentGemma and xLSTM.
+    caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    return LogitScaling(scale, next((cap for name in caps if (cap := getattr(config, name, None))), None))
 
 
 def chunk_rows(vocabulary: int, device: torch.device, size: int) -> int:

@@ -26,6 +26,8 @@ def class_for(config: Any) -> Any:
 def decoder_of(causal: Any) -> Any:
     """Return the module that makes hidden states of token ids."""
     found = causal.get_decoder()
+    if found is causal.get_output_embeddings():  # a head that bears the name `decoder`
+        return causal.base_model
     # Llama 4 says that its language model with its head is the decoder.
     return found.model if found.get_output_embeddings() is not None and hasattr(found, "model") else found
 
