@@ -16,6 +16,7 @@ import torch
 
 from raised import raises
 from ratchet.errors import RunError, StorageError
+from ratchet.store.fingerprint import digest_file
 from ratchet.train.checkpoint import COMMITTED, MANIFEST, Checkpoints, Saved
 from ratchet.train.communicate import Alone, agree
 from ratchet.train.engine import save_tensors
@@ -58,15 +59,15 @@ def _outcome(work: Callable[[Any], Any], communicator: _Thread) -> Any:
         return error
 
 
-def shards(rank: int, step: int) -> Callable[[Path], list[Path]]:
+def shards(rank: int, step: int) -> Callable[[Path], dict[Path, str]]:
     """A save of two files a worker, one in a folder below."""
 
-    def write(folder: Path) -> list[Path]:
+    def write(folder: Path) -> dict[Path, str]:
         (folder / "engine").mkdir(exist_ok=True)
         files = [folder / f"rank-{rank}.bin", folder / "engine" / f"rank-{rank}.bin"]
         for place, path in enumerate(files):
             path.write_bytes(f"step {step} rank {rank} file {place} ".encode() * 50)
-        return files
+        return {path: digest_file(path) for path in files}
 
     return write
 
@@ -193,6 +194,24 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000004"]
 
 
+def read_so_far() -> int:
+    """The bytes that this process has asked the kernel to read."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_checkpoint_is_hashed_while_it_is_written_and_never_read_again(tmp_path: Path) -> None:
+    state = {"masters": [torch.randn(1000, 500), torch.arange(7)], "step": 3}
+    checkpoints = Checkpoints(tmp_path, Alone(), 2)
+    before = read_so_far()
+    saved = checkpoints.save(
+        4, lambda folder: {folder / "state.pt": save_tensors(state, folder / "state.pt")}, {"step": 4}
+    )
+    read = read_so_far() - before
+    assert saved.size > 2_000_000 and read < 0.05 * saved.size
+    assert saved.files["state.pt"]["sha256"] == digest_file(saved.path / "state.pt")
+    assert checkpoints.verify(saved)
+
+
 def test_torch_on_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: torch gives no error number for either."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -231,7 +250,7 @@ def test_a_store_that_vanished_is_told_as_that_and_not_as_another_group(tmp_path
 def test_a_group_that_goes_stale_while_it_writes_commits_nothing(tmp_path: Path) -> None:
     old = Checkpoints(tmp_path, Alone(), 2)
 
-    def write(folder: Path) -> list[Path]:
+    def write(folder: Path) -> dict[Path, str]:
         Checkpoints(tmp_path, Alone(), 2)  # the network is back, and Ray has started others meanwhile
         return shards(0, 4)(folder)
 
@@ -262,7 +281,7 @@ def test_a_group_that_goes_stale_while_the_disk_takes_its_time_commits_nothing(
 def test_workers_that_see_different_folders_are_told(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, Alone(), 2)
 
-    def write(folder: Path) -> list[Path]:
+    def write(folder: Path) -> dict[Path, str]:
         files = shards(0, 4)(folder)
         (folder / "stray.bin").write_text("a file that no worker names")
         return files

@@ -46,6 +46,9 @@ ROOM = 2.5
 
 _NAME = re.compile(r"step-(\d{6,})")
 
+Write = Callable[[Path], Mapping[Path, str]]
+"""Writes a worker's files into a folder; returns the SHA-256 of each, taken of what it wrote."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
@@ -84,11 +87,11 @@ class Checkpoints:
         self.attempt = communicator.gather(claimed)[0]
         self.last: Saved | None = None
 
-    def save(self, step: int, write: Callable[[Path], list[Path]], facts: Mapping[str, Any]) -> Saved:
+    def save(self, step: int, write: Write, facts: Mapping[str, Any]) -> Saved:
         """Commit a checkpoint of `step`, then remove what `keep` and the best one do not cover.
 
-        `write` gets the folder, writes this worker's files and returns them; it may hold collectives
-        if it raises StorageError only after them. Raises StorageError where any worker's disk is
+        `write` gets the folder, writes this worker's files and returns the SHA-256 of each; it may hold
+        collectives if it raises StorageError only after them. Raises StorageError where any worker's disk is
         full (the last checkpoint stays), RunError where a newer group has claimed the folder.
         """
         rank = self.communicator.rank
@@ -157,12 +160,12 @@ class Checkpoints:
                 code="storage.no-room",
             )
 
-    def _write_own(self, staging: Path, write: Callable[[Path], list[Path]], step: int) -> dict[str, dict[str, Any]]:
+    def _write_own(self, staging: Path, write: Write, step: int) -> dict[str, dict[str, Any]]:
         with storage_errors(staging):
             files = write(staging)
             if faults.due("ckpt:disk_full", step, self.communicator.rank):
                 raise OSError(28, "No space left on device")
-            return {str(path.relative_to(staging)): _entry(path) for path in files}
+            return {str(path.relative_to(staging)): _entry(path, digest) for path, digest in files.items()}
 
     def _commit(self, staging: Path, saved: Saved) -> None:
         with storage_errors(staging):
@@ -277,14 +280,15 @@ def _committed(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path, digest: str) -> dict[str, Any]:
+    """Make a file durable, and return what the manifest says of it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         # It also takes a handle that only reads: the library that wrote the file has closed its own.
         os.fsync(handle)
     finally:
         os.close(handle)
-    return {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def _fault(path: Path, entry: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ class DeepSpeedEngine:
         found = self.engine.get_global_grad_norm()
         return Update(math.nan if found is None else float(found), bool(self.engine.was_step_applied()))
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: Path) -> Mapping[Path, str]:
         self.files.begin()
         self.engine.save_checkpoint(
             str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=self.trained_only
@@ -245,7 +245,7 @@ def _state_of(engine: Any, *given: Any, exclude_frozen_parameters: bool = False,
 
 
 class _Files(TorchCheckpointEngine):  # type: ignore[misc]
-    """DeepSpeed's way to its files, which here keeps count of them.
+    """DeepSpeed's way to its files, which here keeps count of them, and of their digests.
 
     A failed write is kept for `finish`: raised at once, it would leave the other workers waiting in
     the collectives that DeepSpeed still goes through.
@@ -256,10 +256,10 @@ class _Files(TorchCheckpointEngine):  # type: ignore[misc]
         self.begin()
 
     def begin(self) -> None:
-        self.written: list[Path] = []
+        self.written: dict[Path, str] = {}
         self.error: StorageError | None = None
 
-    def finish(self) -> list[Path]:
+    def finish(self) -> dict[Path, str]:
         if self.error is not None:
             raise self.error
         return self.written
@@ -270,8 +270,7 @@ class _Files(TorchCheckpointEngine):  # type: ignore[misc]
     def save(self, state_dict: Any, path: str) -> None:
         def write() -> None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(state_dict, Path(path))
-            self.written.append(Path(path))
+            self.written[Path(path)] = save_tensors(state_dict, Path(path))
 
         self._try(write, Path(path))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -74,8 +75,8 @@ class TrainingEngine(Protocol):
         `norm` is what `finish_gradient` gave.
         """
 
-    def save(self, folder: Path) -> list[Path]:
-        """Write this worker's files of a checkpoint, and return them."""
+    def save(self, folder: Path) -> Mapping[Path, str]:
+        """Write this worker's files of a checkpoint, and return them with the SHA-256 of their bytes, in hex."""
 
     def load(self, folder: Path, workers: int) -> None:
         """Continue from what `save` wrote under `workers` workers."""
@@ -202,16 +203,15 @@ class TorchEngine:
             if master is not weight:
                 weight.copy_(master)
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: Path) -> Mapping[Path, str]:
         if not self.first:
-            return []
+            return {}
         path = folder / "state.pt"
         state: dict[str, Any] = {"masters": [master.detach() for master in self.masters]}
         state["optimizer"] = self.optimizer.state_dict()
         if self.scale is not None:
             state["loss_scale"] = vars(self.scale)
-        save_tensors(state, path)
-        return [path]
+        return {path: save_tensors(state, path)}
 
     @torch.no_grad()
     def load(self, folder: Path, workers: int) -> None:
@@ -260,25 +260,28 @@ def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
 
 
-def save_tensors(state: Any, path: Path) -> None:
-    """Write `state` with torch.save. Raises StorageError where the disk is full."""
+def save_tensors(state: Any, path: Path) -> str:
+    """Write `state` with torch.save; return the SHA-256 of the file's bytes. Raises StorageError: a disk may be full."""
     with storage_errors(path), path.open("wb") as file:
         writer = _Writer(file)
         torch.save(state, writer)  # type: ignore[arg-type]  # write and flush are all it needs
         if writer.error is not None:
             raise writer.error
+    return writer.digest.hexdigest()
 
 
 class _Writer:
     """A file whose first failed write is kept for later: torch's own writer would turn it into an
-    error without a number, or end the process.
+    error without a number, or end the process. `digest` is taken of what passes, so that nobody reads it again for one.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.error: OSError | None = None
+        self.digest = hashlib.sha256()
 
     def write(self, data: Any) -> int:
+        self.digest.update(data)
         return self._try(lambda: self.file.write(data), memoryview(data).nbytes)
 
     def flush(self) -> None:
