@@ -93,7 +93,7 @@ def test_what_text_does_not_reach_is_published_byte_for_byte(tmp_path: Path, fam
     for file in BESIDE:
         assert (out / file).read_bytes() == (folder / file).read_bytes(), file
     pairs = make_pairs(3)
-    reload_check(out, pairs, score(PairScorer(model).eval(), pairs, CPU), dtype)
+    reload_check(out, model, pairs, dtype)
     assert type(AutoConfig.from_pretrained(out)) is type(AutoConfig.from_pretrained(folder))
 
 

@@ -36,6 +36,7 @@ from ratchet.train.loop import Parts
 from ratchet.train.notice import Notice
 from ratchet.train.objective import Data
 from ratchet.train.owed import score_owed
+from ratchet.train.publish import WEIGHTS, Published
 from ratchet.train.spec import MODEL, Owed, TrainSpec
 from train_bench import CPU, Pairs, spec_of, tiny_model, train_whole, write_inputs
 
@@ -144,9 +145,14 @@ def published(folder: Path, inputs: Mapping[str, Any], **changes: Any) -> TrainS
     return spec
 
 
+def made(spec: TrainSpec) -> Published:
+    """What publishing gave worker 0."""
+    folder = Path(spec.folder) / MODEL
+    return Published({WEIGHTS: digest_model(folder)}, load_model(folder, spec.dtype))
+
+
 def scored_alone(spec: TrainSpec, **told: Any) -> dict[str, Any]:
-    model = load_model(Path(spec.folder) / MODEL, spec.dtype)
-    found = score_owed(spec, parts_of(spec, Alone(), **told), model)
+    found = score_owed(spec, parts_of(spec, Alone(), **told), made(spec))
     assert found is not None
     return found
 
@@ -155,7 +161,7 @@ def test_two_workers_score_a_block_each(tmp_path: Path, inputs: dict[str, Any]) 
     spec, place, values = published(tmp_path, inputs), threading.Barrier(2), [None, None]
     found: list[Any] = [None, None]
     parts = [parts_of(spec, Together(rank, place, values)) for rank in range(2)]
-    models = [load_model(Path(spec.folder) / MODEL, spec.dtype), None]
+    models = [made(spec), Published(made(spec).facts, None)]
 
     def work(rank: int) -> None:
         found[rank] = score_owed(spec, parts[rank], models[rank])
@@ -240,9 +246,9 @@ def test_a_wider_pool_is_not_kept_out(tmp_path: Path, inputs: dict[str, Any]) ->
 def test_an_error_ends_no_step_and_is_left_to_the_usual_pass(tmp_path: Path, inputs: dict[str, Any]) -> None:
     spec = published(tmp_path, inputs)
     assert spec.owed is not None
-    broken, full = (load_model(Path(spec.folder) / MODEL, spec.dtype) for _ in range(2))
-    broken.lm_head.weight.data.fill_(float("nan"))
-    full.model.layers[0].register_forward_pre_hook(_no_memory)
+    broken, full = (made(spec) for _ in range(2))
+    broken.model.lm_head.weight.data.fill_(float("nan"))
+    full.model.model.layers[0].register_forward_pre_hook(_no_memory)
     for model, why in ((broken, "cannot be scored"), (full, "out of memory: CUDA out of memory. Tried 2 GiB")):
         (tmp_path / "step" / SCORING).unlink(missing_ok=True)
         found = score_owed(spec, parts_of(spec, Alone()), model)

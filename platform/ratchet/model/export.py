@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ratchet.errors import ModelError
-from ratchet.model.batch import Device
+from ratchet.model import memory
 from ratchet.model.carried import as_saved, carried_tensors, write_carried
 from ratchet.model.companions import copy_companions
 from ratchet.model.folder import settings_without
@@ -21,6 +22,9 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
 from ratchet.pairs.trust import load_config, without_code
 
+_CPU = torch.device("cpu")
+_BESIDE = 1.5
+"""Free memory of a device, in sizes of the plain model, from which on that is scored there."""
 _DTYPE_KEYS = {"dtype", "torch_dtype"}
 _FIX = "give a model folder that transformers itself can load and save, such as one in bfloat16 or float32"
 LIBRARY_ERRORS = (
@@ -107,33 +111,62 @@ def _with_dtype(fields: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def reload_check(
     out: Path,
+    model: Any,
     pairs: Sequence[TokenisedPair],
-    expected: SideScores,
     dtype: str,
     *,
-    device: Device = "cpu",
+    device: torch.device = _CPU,
     trust_remote_code: bool = False,
 ) -> None:
-    """Load `out` and score `pairs` in one batch, as `expected` was made from the model in memory.
+    """Load `out`, compare every byte of its weights with the `model` in memory, and the scores of `pairs` on `device`.
 
-    Raises ModelError with the largest difference unless every score is equal to the bit.
+    The weights are read once, and nothing of them is kept. The model is on the CPU before and after.
+    Raises ModelError unless all is equal to the bit.
     """
-    loaded = load_model(out, dtype, trust_remote_code=trust_remote_code).to(device)
-    with torch.no_grad():
-        found = score(PairScorer(loaded).eval(), pairs, device)
-    for side, before, after in (
-        ("chosen", expected.chosen_B, found.chosen_B),
-        ("rejected", expected.rejected_B, found.rejected_B),
-    ):
-        ours, theirs = before.detach().to(device).nan_to_num(), after.nan_to_num()
+    loaded, held = load_model(out, dtype, trust_remote_code=trust_remote_code), model.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        if name not in held or not _same_bytes(held[name], tensor):
+            raise _unlike(out, f"holds other bytes for {name} than the model in memory")
+    found = [score_plain(one, pairs, device) for one in (model, loaded)]
+    for side in ("chosen", "rejected"):
+        ours, theirs = (getattr(one, f"{side}_B").nan_to_num() for one in found)
         if not torch.equal(ours, theirs):
             off = float((ours - theirs).abs().max())
-            raise ModelError(
-                f"the saved model scores {side} answers otherwise than the model in memory (by {off:.3g} nats)",
-                where=str(out),
-                fix="the folder cannot be trusted: look at the disk, and run the step again",
-                code="model.unlike-saved",
-            )
+            raise _unlike(out, f"scores {side} answers otherwise than the model in memory (by {off:.3g} nats)")
+
+
+@torch.no_grad()
+def score_plain(
+    model: Any, pairs: Sequence[TokenisedPair], device: torch.device, *, chosen_only: bool = False
+) -> SideScores:
+    """Score a plain model on `device`, where that has room for it beside what is there; else on the CPU.
+
+    The model is on the CPU before and after.
+    """
+    size = sum(weight.nbytes for weight in model.parameters())
+    if device.type != "cpu" and memory.available(device) < _BESIDE * size:
+        device = torch.device("cpu")
+    try:
+        return score(PairScorer(model.to(device)).eval(), pairs, device, chosen_only=chosen_only)
+    finally:
+        model.to("cpu")
+
+
+def _same_bytes(ours: Tensor, theirs: Tensor) -> bool:
+    if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
+        return False
+    # As bytes, because a weight that is no number is equal to none.
+    flat = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (ours, theirs)]
+    return torch.equal(*flat)
+
+
+def _unlike(out: Path, what: str) -> ModelError:
+    return ModelError(
+        f"the saved model {what}",
+        where=str(out),
+        fix="the folder cannot be trusted: look at the disk, and run the step again",
+        code="model.unlike-saved",
+    )
 
 
 def try_saving(model: Any, source: Path, *, trust_remote_code: bool = False, chat_template: str | None = None) -> None:

@@ -76,7 +76,7 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
             counts: Mapping[str, Any]
             facts: Mapping[str, Any]
             if not trains(step.settings):
-                counts, facts = _merge(run, step.settings, folder / "model"), {}
+                counts, facts = _merge(run, step.settings, folder / MODEL), {}
             else:
                 run_id = _run_id(run, step, identity)
                 tell_of_rounding(run, step, identity)
@@ -87,7 +87,7 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
                 counts, facts = _of_sources(step, result.counts), training_facts(run, result, gate, scored)
                 # It stands apart, like every pass.
                 clock += result.seconds["scoring"]
-            product = Product(counts, input_weights(run, step, identity), {**_facts(made), **facts})
+            product = Product(counts, input_weights(run, step, identity), {**_facts(made, result), **facts})
             record = record_of(made, product, started, time.monotonic() - clock)
             # Another process may have taken the place over meanwhile: then nothing is recorded.
             mine.check()
@@ -257,8 +257,8 @@ def _run_id(run: Run, step: Step, identity: Mapping[str, Any]) -> str:
     return fingerprint({**identity, "set_aside": aside})
 
 
-def _facts(made: RunStep) -> dict[str, Any]:
-    """Return what the record of a step says beside its training."""
+def _facts(made: RunStep, result: TrainResult | None) -> dict[str, Any]:
+    """Return what the record of a step says beside its training. Publishing has taken the digest of its model."""
     run, step = made.run, made.step
     return {
         "step": step.name,
@@ -266,7 +266,7 @@ def _facts(made: RunStep) -> dict[str, Any]:
         "chunk": step.chunk.label,
         "start": step.start,
         "reference_model": reference_model(run, step).name if step.reference else None,
-        "weights": digest_model(made.place / "model"),
+        "weights": result.published["weights"] if result else digest_model(made.place / MODEL),
         "made_by": f"{run.trial.sweep}/{run.plan.name}" if run.trial else run.plan.name,
         **_trusted(run, step),
     }

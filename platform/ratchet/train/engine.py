@@ -261,7 +261,7 @@ def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def save_tensors(state: Any, path: Path) -> str:
-    """Write `state` with torch.save; return the SHA-256 of the file's bytes. Raises StorageError: a disk may be full."""
+    """Write `state` with torch.save; return the SHA-256 of the bytes. Raises StorageError where the disk is full."""
     with storage_errors(path), path.open("wb") as file:
         writer = _Writer(file)
         torch.save(state, writer)  # type: ignore[arg-type]  # write and flush are all it needs

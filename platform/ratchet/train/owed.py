@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from ratchet.errors import ModelError, RatchetError
-from ratchet.model.folder import digest_model
 from ratchet.reference.models import ScoringModel
 from ratchet.reference.pool import BlockScorer, Item
 from ratchet.reference.rate import TrainerRater
@@ -32,6 +31,7 @@ from ratchet.track.progress import SCORING, ScoredSoFar
 from ratchet.train import faults
 from ratchet.train.communicate import out_of_memory
 from ratchet.train.loop import Parts
+from ratchet.train.publish import WEIGHTS, Published
 from ratchet.train.spec import MODEL, Owed, TrainSpec
 
 _PAUSE_SECONDS = 0.5
@@ -51,21 +51,21 @@ class _Round:
     items: list[Item]
 
 
-def score_owed(spec: TrainSpec, parts: Parts, model: Any) -> dict[str, Any] | None:
+def score_owed(spec: TrainSpec, parts: Parts, published: Published) -> dict[str, Any] | None:
     """Score what the step's model owes, and return what came of it, on all workers; None where it owes nothing.
 
-    `model` is the published one, on worker 0. The answer has the `pairs` that were scored now, the `fingerprints` of
-    their scores and, where a usual pass must score, the reason as `why_not`. The engine can do nothing afterwards.
+    The answer has the `pairs` that were scored now, the `fingerprints` of their scores and, where a usual pass must
+    score, the reason as `why_not`. The engine can do nothing afterwards.
     Errors of scoring are such a reason: the usual pass meets them again, once the step is recorded.
     """
     owed, told = spec.owed, parts.communicator.gather
     if owed is None or not owed.jobs:
         return None
-    worker = _Worker(owed, parts, model)
+    worker = _Worker(owed, parts, published.model)
     found: dict[str, Any] | None = None
     if parts.communicator.rank == 0:
         try:
-            found = _Lead(spec, owed, worker).score()
+            found = _Lead(spec, owed, worker, published.facts[WEIGHTS]).score()
         finally:
             told(None)  # it is over for the others too
     else:
@@ -115,8 +115,8 @@ class _Worker:
 class _Lead:
     """Worker 0's part: it has the pass's leases, hands out the blocks, and proves and records what came of them."""
 
-    def __init__(self, spec: TrainSpec, owed: Owed, worker: _Worker) -> None:
-        self.spec, self.owed, self.worker = spec, owed, worker
+    def __init__(self, spec: TrainSpec, owed: Owed, worker: _Worker, weights: str) -> None:
+        self.spec, self.owed, self.worker, self.weights = spec, owed, worker, weights
         self.path = Path(spec.folder) / SCORING
         self._written = 0.0
 
@@ -127,7 +127,7 @@ class _Lead:
                 raise _Otherwise("workers that ended before had begun to")
             self._note(0, 0)
             folder, code = Path(self.spec.folder) / MODEL, self.owed.code
-            model = ScoringModel(folder, digest_model(folder), self.spec.dtype, code=code)
+            model = ScoringModel(folder, self.weights, self.spec.dtype, code=code)
             work = [(model, job) for job in self.owed.jobs]
             wait = Wait(self._busy, self._look)
             scored = score_by(work, self.owed.layout, self._spread, on_pairs=self._note, wait=wait, in_training=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 from ratchet.documents.passport import Reach, reach_in_words
 from ratchet.errors import ModelError, StorageError
 from ratchet.model import noise
-from ratchet.model.export import reload_check, save_model, try_saving
-from ratchet.model.folder import card_usage
-from ratchet.model.forward import PairScorer, SideScores, score
+from ratchet.model.export import reload_check, save_model, score_plain, try_saving
+from ratchet.model.folder import card_usage, digest_model
+from ratchet.model.forward import SideScores, score
 from ratchet.model.load import DTYPES, load_model
 from ratchet.model.noise import Noise
 from ratchet.pairs.pair import TokenisedPair
@@ -36,6 +36,8 @@ from ratchet.train.spec import ADAPTER, MODEL, TrainSpec
 _log = logging.getLogger(__name__)
 _MEASURED = 4
 """Pairs by which the engine's own rounding is measured."""
+WEIGHTS = "weights"
+"""The key under which publishing gives the digest of the model folder."""
 ROOM = 1.05
 """Free space that publishing asks for, in sizes of what it writes: disks and file systems keep a little back."""
 
@@ -80,7 +82,7 @@ def publish_model(
 
     The weights are gathered on worker 0 and put into a plain model, which must score a few pairs as
     the engine does (adapters before they are merged, up to the rounding that the engine itself shows), and as
-    the saved folder does (to the bit). Raises ModelError, StorageError.
+    the saved folder does (to the bit, as all its bytes are compared). Raises ModelError, StorageError.
     """
     engine.train(False)
     with torch.no_grad():
@@ -94,7 +96,7 @@ def publish_model(
     def write() -> Published:
         if weights is None:
             return Published({}, None)
-        return _write(spec, weights, exact or {}, sample, (trained, rounding), step)
+        return _write(spec, weights, exact or {}, sample, (trained, rounding), engine.device, step)
 
     found = agree(communicator, write)
     return Published(communicator.gather(found.facts)[0], found.model)
@@ -141,47 +143,55 @@ def _write(
     exact: dict[str, Tensor],
     sample: Sample,
     scored: tuple[SideScores, Noise],
+    device: torch.device,
     step: int,
 ) -> Published:
     folder, pairs = Path(spec.folder), sample.pairs
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
     # Without a reference, what a step gained is told against its start: scored now, as adapters change the model.
     apart = spec.stage.lora is not None and sample.reference_2B is None
-    start = _scores(model, pairs, chosen_only=spec.supervised) if apart else None
+    start = score_plain(model, pairs, device, chosen_only=spec.supervised) if apart else None
     kept: dict[str, Tensor] = {}
     reach: Reach | None = None
     if spec.stage.lora is not None:
         model = _adapted(spec, model, weights)
         reach = adapters_reach(model)
-        off, allowed = _check_gathered(spec, model, pairs, *scored)
+        off, allowed = _check_gathered(spec, model, pairs, device, *scored)
         with opened(spec.masters) as read:
             model = _merged(spec, model, exact, read, kept if spec.keep_masters else None)
     else:
         _fill(model, weights)
-        off, allowed = _check_gathered(spec, model, pairs, *scored)
+        off, allowed = _check_gathered(spec, model, pairs, device, *scored)
         kept = {name.removeprefix(WRAPPED): master for name, master in exact.items()}
     masters = write_masters(folder, kept, model) if spec.keep_masters and rounds(spec.dtype) else None
     final = folder / MODEL
     remove_leftovers(final)
-    expected = _scores(model, pairs, chosen_only=spec.supervised)
+    # Without adapters the published weights are the trained ones to the bit: two ways to score them lose nothing.
+    trained = published = scored[0]
+    if spec.stage.lora is not None:
+        published = score_plain(model, pairs, device, chosen_only=spec.supervised)
     with folder_aside(final) as aside:
         save_model(model, Path(spec.model), aside, _card(spec, step, reach), chat_template=spec.chat_template)
-        # The saved folder is compared on both sides, also where training saw one alone.
-        with_both = expected if not spec.supervised else _scores(model, pairs)
-        reload_check(aside, pairs, with_both, spec.dtype, trust_remote_code=spec.trust_remote_code)
+        # Every byte is compared. So one pair tells whether the settings beside them are the model's.
+        short = min(pairs, key=lambda pair: len(pair.prompt) + len(pair.chosen) + len(pair.rejected))
+        reload_check(aside, model, [short], spec.dtype, device=device, trust_remote_code=spec.trust_remote_code)
+        weights_digest = digest_model(aside)
     seen = {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
-    told = {"reach": to_values(reach)} if reach else {}
-    # Without adapters the published weights are the trained ones to the bit: two ways to score them lose nothing.
-    trained = scored[0]
-    effect = effect_of(spec, sample, trained, trained if spec.stage.lora is None else expected, start)
+    told = {WEIGHTS: weights_digest, **({"reach": to_values(reach)} if reach else {})}
+    effect = effect_of(spec, sample, trained, published, start)
     return Published({**seen, **told, "effect": effect, **({"masters": masters} if masters else {})}, model)
 
 
 def _check_gathered(
-    spec: TrainSpec, model: Any, pairs: Sequence[TokenisedPair], trained: SideScores, rounding: Noise
+    spec: TrainSpec,
+    model: Any,
+    pairs: Sequence[TokenisedPair],
+    device: torch.device,
+    trained: SideScores,
+    rounding: Noise,
 ) -> tuple[float, float]:
     """Return how far off `model` scores, and what rounding explains, in nats. Raises ModelError beyond that."""
-    off, allowed = _difference(spec, rounding, trained, _scores(model, pairs, chosen_only=spec.supervised))
+    off, allowed = _difference(spec, rounding, trained, score_plain(model, pairs, device, chosen_only=spec.supervised))
     # Quantised weights are not those of the plain model; and rounding may turn a choice of experts.
     exact = (spec.stage.lora is None or spec.stage.lora.quantise is None) and not noise.routes(model.config)
     if not off <= (allowed if exact else math.inf):
@@ -194,19 +204,22 @@ def _check_gathered(
     return off, allowed
 
 
-@torch.no_grad()
-def _scores(model: Any, pairs: Sequence[TokenisedPair], *, chosen_only: bool = False) -> SideScores:
-    return score(PairScorer(model).eval(), pairs, "cpu", chosen_only=chosen_only)
-
-
 def _fill(model: Any, weights: dict[str, Tensor]) -> None:
-    """Put gathered weights into a plain model; a name too many or too few is an error."""
-    named = {name.removeprefix(WRAPPED): tensor.cpu() for name, tensor in weights.items()}
-    absent, foreign = model.load_state_dict(named, strict=False)
+    """Give a plain model gathered weights in place of its own; a name too many or too few is an error.
+
+    What it was loaded with lies in files, of which nothing is read that way. Weights that an engine holds in one
+    buffer are copied out of it.
+    """
+    named = {name.removeprefix(WRAPPED): _apart(tensor.cpu()) for name, tensor in weights.items()}
+    absent, foreign = model.load_state_dict(named, strict=False, assign=True)
     tied = {name for name in absent if model.config.tie_word_embeddings and "lm_head" in name}
     if set(absent) - tied or foreign:
         raise ModelError(f"gathered weights do not fit the model: absent {absent[:3]}, foreign {foreign[:3]}")
     model.tie_weights()
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _adapted(spec: TrainSpec, plain: Any, weights: dict[str, Tensor]) -> Any:

@@ -193,7 +193,7 @@ def finish_step(
     published = publish_model(spec, parts.engine, sample_of(spec, parts.data, parts.heldout), communicator, chosen)
     peak = max(communicator.gather(peak_memory_mb(parts.engine.device)))
     publishing, clock = time.monotonic() - step.began - step.setup - training, time.monotonic()
-    scored = score_owed(spec, parts, published.model)
+    scored = score_owed(spec, parts, published)
     return {
         "steps": trained.steps,
         "counts": {**counts, "of_file": of_file},
