@@ -227,16 +227,17 @@ def test_a_run_says_which_day_its_template_is_given(folder: Path, tmp_path: Path
 @pytest.mark.parametrize("day", ["2026-02-30", "today", "26-11-30"])
 def test_a_date_that_is_no_day_is_refused(day: str) -> None:
     with raises("plan"):
-        rendered(ModelSpec(path="m"), [], day)
+        rendered(ModelSpec(path="m"), [], day, None)
 
 
 def test_the_command_takes_arguments_and_a_day() -> None:
-    spec = rendered(ModelSpec(path="m"), ["enable_thinking=false", "level=low"], "2026-11-30")
+    spec = rendered(ModelSpec(path="m"), ["enable_thinking=false", "level=low"], "2026-11-30", "rag")
     assert spec.template_arguments == {"enable_thinking": False, "level": "low"} and spec.date == "2026-11-30"
-    assert rendered(ModelSpec(path="m"), [], None) == ModelSpec(path="m")
+    assert spec.named_template == "rag"
+    assert rendered(ModelSpec(path="m"), [], None, None) == ModelSpec(path="m")
     for words in ("enable_thinking", "a=[1]", "1a=2"):
         with pytest.raises(PlanError):
-            rendered(ModelSpec(path="m"), [words], None)
+            rendered(ModelSpec(path="m"), [words], None, None)
 
 
 def test_an_identity_is_of_what_is_rendered_and_of_nothing_else(folder: Path) -> None:

@@ -40,7 +40,9 @@ DECIDES_NOTHING: dict[str, str] = {
     "reference.otherwise": "says what to do where engines disagree; scores carry the engine that made them",
 }
 """Keys that are in no identity, and why. Besides them all of `cluster` and `track`: where it runs, and who watches."""
-THE_PLANS_MODEL_ALONE = ("scratch", "chat_template", "template_arguments", "date", "system", "system_turns")
+THE_PLANS_MODEL_ALONE = (
+    *("scratch", "chat_template", "named_template", "template_arguments", "date", "system", "system_turns"),
+)
 """Keys that a plan is refused for that gives them to another model than its own."""
 
 CONTEXT: dict[str, dict[str, Any]] = {

@@ -128,10 +128,14 @@ def test_code_for_a_model_that_transformers_does_not_know_is_refused_in_words(fo
 def test_code_of_a_tokenizer_is_never_run(folder: Path, canary: Path) -> None:
     for said in ({"AutoTokenizer": ["evil.T", "evil.T"]}, ["evil.T", None]):
         edit(folder / "tokenizer_config.json", auto_map=said, tokenizer_class="T")
+        # A whole tokenizer.json needs no code.
+        assert load_tokenizer(folder, PLAIN)("a b")["input_ids"] and check_model(folder, PLAIN).vocabulary
+        (folder / "tokenizer.json").rename(folder / "aside")
         with raises("model.code", "auto_map"):
             load_tokenizer(folder, None)
         with raises("model.code", "auto_map"):
             check_model(folder, PLAIN)
+        (folder / "aside").rename(folder / "tokenizer.json")
     edit(folder / "tokenizer_config.json", auto_map=None, tokenizer_class=None)
     edit(folder / "config.json", model_type="evil", auto_map=AUTO)
     try:

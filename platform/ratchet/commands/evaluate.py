@@ -45,6 +45,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="precision of the weights; left out: bfloat16 on GPUs, else float32",
     )
     parser.add_argument("--chat-template", metavar="FILE", help="Jinja file in place of the model's own, or `plain`")
+    parser.add_argument("--named-template", metavar="NAME", help="which of a model's named chat templates is taken")
     parser.add_argument(
         "--template-argument",
         action="append",
@@ -78,7 +79,8 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     wandb = None
     if arguments.wandb:
         wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
-    specs = {name: rendered(spec, arguments.template_arguments, arguments.date) for name, spec in models.items()}
+    ways = arguments.template_arguments, arguments.date, arguments.named_template
+    specs = {name: rendered(spec, *ways) for name, spec in models.items()}
     asked = evaluation_question(specs, arguments.suite, suite, cluster, wandb, here=arguments.here)
     said = find_answer(layout_at(cluster.storage, "--storage "), asked)
     if said is not None and holder_of(Path(said["report"]).with_name(HELD)) is None:
@@ -145,8 +147,8 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
     return named[1] if named else found[1].rpartition("/")[2], spec
 
 
-def rendered(spec: ModelSpec, arguments: Sequence[str], date: str | None) -> ModelSpec:
-    """Return a spec with arguments of its chat template, each NAME=VALUE, and its day. Raises PlanError."""
+def rendered(spec: ModelSpec, arguments: Sequence[str], date: str | None, template: str | None) -> ModelSpec:
+    """Return a spec with arguments of its chat template, each NAME=VALUE, its day, and its name. Raises PlanError."""
     found = {}
     for words in arguments:
         name, sign, text = words.partition("=")
@@ -154,7 +156,8 @@ def rendered(spec: ModelSpec, arguments: Sequence[str], date: str | None) -> Mod
         if not sign or read.problems or not isinstance(read.data, bool | int | float | str):
             raise PlanError(f"{words!r} is no argument of a chat template", fix="give NAME=VALUE")
         found[name] = read.data
-    return changed(spec, template_arguments=found, **({"date": date} if date else {}))
+    asked = {"date": date, "named_template": template}
+    return changed(spec, template_arguments=found, **{key: value for key, value in asked.items() if value})
 
 
 def _exists(place: str) -> bool:

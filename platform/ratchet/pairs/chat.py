@@ -66,6 +66,7 @@ class StandingClock:
 class ChatTemplate:
     """How conversations become text: the template's own text (None: the tokenizer's), its arguments, and its day.
 
+    `named` is the one of the tokenizer's templates that is taken; None where it has one, or its default is meant.
     Arguments are pairs of name and JSON, so that `true` and 1 are two. `folds`: a system text that the template has no
     place for goes into the first user turn.
     """
@@ -74,6 +75,7 @@ class ChatTemplate:
     arguments: tuple[tuple[str, str], ...] = ()
     day: str = DAY
     folds: bool = True
+    named: str | None = None
 
     @property
     def handed(self) -> dict[str, Any]:
@@ -102,16 +104,18 @@ def chat_template_of(spec: ModelSpec) -> ChatTemplate:
     """Return how a model's conversations become text. Raises ModelError where the template's file cannot be read."""
     text = None if spec.chat_template is None else template_text(spec.chat_template)
     arguments = ((name, json.dumps(value)) for name, value in sorted(spec.template_arguments.items()))
-    return ChatTemplate(text, tuple(arguments), spec.date, spec.system_turns == "fold")
+    return ChatTemplate(text, tuple(arguments), spec.date, spec.system_turns == "fold", spec.named_template)
 
 
 def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
     """Let a tokenizer render conversations in this way alone, for every caller.
 
-    Raises ModelError for an argument that its template never reads.
+    Raises ModelError for an argument that its template never reads, and for a name that none of its templates has.
     """
     if chat_template.text is not None:
         tokenizer.chat_template = chat_template.text
+    elif chat_template.named is not None:
+        tokenizer.chat_template = _named(tokenizer, chat_template.named)
     # transformers' own arguments, such as `tokenize`, are not the template's to read.
     own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
     known = reads(own_template(tokenizer)).names - own
@@ -125,6 +129,25 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
             )
     # Bound to the tokenizer, so that no caller can forget it, whichever library it is in.
     tokenizer.apply_chat_template = Applied(tokenizer.apply_chat_template, chat_template.handed, chat_template.folds)
+
+
+def template_names(tokenizer: Any) -> list[str]:
+    """Return the names of a tokenizer's templates; none where it has one without a name, or none at all."""
+    return sorted(tokenizer.chat_template) if isinstance(tokenizer.chat_template, dict) else []
+
+
+def _named(tokenizer: Any, name: str) -> str:
+    templates: Any = tokenizer.chat_template
+    if isinstance(templates, dict) and name in templates:
+        return str(templates[name])
+    names = template_names(tokenizer)
+    raise ModelError(
+        f"no chat template of it has the name {name!r}; "
+        + (f"it has {', '.join(names)}" if names else "it has " + ("one without a name" if templates else "none")),
+        where="model.named_template",
+        fix="correct the name" if names else "leave it out",
+        code="model.no-template",
+    )
 
 
 def template_identity(tokenizer: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jinja2
 from jinja2 import nodes
 
 from ratchet.errors import ModelError
-from ratchet.pairs.chat import may_fold, own_template, parse_template, reads
+from ratchet.pairs.chat import may_fold, own_template, parse_template, reads, template_names
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.thoughts import OPENED, common_start, is_empty_thought, split_thoughts
 
@@ -85,6 +85,13 @@ def _style_of(tokenizer: Any, template: str, apply: Any) -> Style:
     # A dozen conversations are rendered: once for each tokenizer, template and what that is handed.
     del apply
     where = str(tokenizer.name_or_path)
+    if not template and (names := template_names(tokenizer)):
+        raise ModelError(
+            f"its chat templates have the names {', '.join(names)}, and none is `default`",
+            where=where,
+            fix=f"set model.named_template to one of them, such as {names[0]}",
+            code="model.no-template",
+        )
     if not template:
         raise ModelError(
             "its tokenizer has no chat template",

@@ -68,6 +68,9 @@ class ModelSpec(Strict):
     """Precision of the weights in every stage's forward pass, and of the reference's."""
     chat_template: str | None = None
     """A Jinja chat template in place of the tokenizer's own: a file, or `plain`, which comes with Ratchet."""
+    named_template: str | None = None
+    """The one of the model's named chat templates that is taken, such as `rag`; left out: `default`. All are
+    published."""
     template_arguments: dict[ArgumentName, Argument] = Field(default_factory=dict)
     """What the chat template gets along with the messages, such as `enable_thinking: false`."""
     date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] = DAY
@@ -89,6 +92,8 @@ class ModelSpec(Strict):
             datetime.date.fromisoformat(self.date)
         except ValueError as error:
             raise wrong("date", f"{self.date} is no day: {error}") from None
+        if self.named_template is not None and self.chat_template is not None:
+            raise wrong("named_template", "chooses among the model's own: leave one of the two out", "chat_template")
         if self.revision is not None and self.name is None:
             raise wrong("revision", "belongs to a hub model: give it with name", "name")
         if self.trust_remote_code and self.revision is None:

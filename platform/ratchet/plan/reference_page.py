@@ -85,8 +85,9 @@ A plan says what is made, and where it runs:
 - `lora.quantise` does not go with `cluster.deepspeed.zero: 3`, and needs `cluster.gpus_per_worker` above 0; so does
   `model.dtype: float16`. `lora` with `deepspeed.zero` above 0 does not go with a range of `cluster.workers`.
 - A stage's `gradients: bfloat16` needs `model.dtype: bfloat16`.
-- Another model, under `reference` or `steps.base`, has no `scratch`, `chat_template`, `template_arguments`, `date`,
-  `system` or `system_turns`. Only the plan's model can be made, and texts are rendered once, with it.
+- Another model, under `reference` or `steps.base`, has no `scratch`, `chat_template`, `named_template`,
+  `template_arguments`, `date`, `system` or `system_turns`. Only the plan's model can be made, and texts are rendered
+  once, with it.
 
 ## What a sweep space must agree with
 

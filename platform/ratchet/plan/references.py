@@ -27,6 +27,7 @@ _RENDERED = "has no effect here: texts are rendered once, with the plan's model;
 _ONLY_THE_PLANS = {
     "scratch": "only the plan's model can be made from scratch: give name or path",
     "chat_template": _RENDERED.format("chat_template"),
+    "named_template": _RENDERED.format("named_template"),
     "template_arguments": _RENDERED.format("template_arguments"),
     "date": _RENDERED.format("date"),
     "system": _RENDERED.format("system"),

@@ -32,7 +32,7 @@ from ratchet.reference.partition import order_chunks
 from ratchet.store.fingerprint import fingerprint
 
 Trials = Sequence[tuple[str, Plan]]
-_RENDERING = {"chat_template", "template_arguments", "date", "system_turns"}
+_RENDERING = {"chat_template", "named_template", "template_arguments", "date", "system_turns"}
 """Keys of a model that decide how texts become tokens."""
 
 
