@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -139,14 +140,16 @@ def _within(causal: Any, packing: Packing, forward: _Forward) -> Packing:
     if window is None or window <= _WINDOW_TRIED:
         return packing  # proven already
 
-    def narrow_and_wide(pairs: list[TokenisedPair], device: torch.device) -> tuple[Tensor, Tensor]:
-        batch = collate(pairs, PADDED).to(device)
+    def narrow_and_wide(pairs: list[TokenisedPair], device: torch.device, *, layout: Packing) -> tuple[Tensor, Tensor]:
+        batch = collate(pairs, layout).to(device)
         with narrowed(causal, window):
             narrow_S = forward(batch)
         return narrow_S, forward(batch)
 
     reason: str | None = "a narrower one changes no score, so that it cannot be tried"
-    if _difference(causal, narrow_and_wide, "it does not run", "its scores") is not None:
+    ways = (functools.partial(narrow_and_wide, layout=layout) for layout in (PADDED, packing))
+    # Any difference will do: where none is, the model or its forest was not told of the narrower one.
+    if all(_difference(causal, way, "it does not run", "its scores", allowed=0.0) for way in ways):
         with narrowed(causal, window):
             reason = _disproof(causal, packing, forward)
     if reason is None:
@@ -181,8 +184,12 @@ def _difference(
     scores: Callable[[list[TokenisedPair], torch.device], tuple[Tensor, Tensor]],
     fails: str,
     what: str,
+    allowed: float | None = None,
 ) -> str | None:
-    """Return how two ways to the scores of a few pairs differ, without dropout, or None. What is tried may fail."""
+    """Return how two ways to the scores of a few pairs differ, without dropout, or None. What is tried may fail.
+
+    As much is allowed as the model's precision rounds, unless `allowed` says how many nats.
+    """
     weight = causal.get_input_embeddings().weight
     was_training = causal.training
     causal.eval()
@@ -194,7 +201,8 @@ def _difference(
     finally:
         causal.train(was_training)
     off = float((found_S - wanted_S).abs().max())
-    allowed = float(wanted_S.abs().max()) * (1e-4 if weight.dtype in {torch.float32, torch.float64} else 0.02)
+    if allowed is None:
+        allowed = float(wanted_S.abs().max()) * (1e-4 if weight.dtype in {torch.float32, torch.float64} else 0.02)
     return None if off <= allowed else f"{what} are off by {off:.3g} nats"
 
 

@@ -140,14 +140,20 @@ def forest_reach(model: Any) -> int:
     if reason is not None or capped or not _forest_agrees(model):
         return 0
     limits = [sys.maxsize if longest is None else longest]
-    if (window := window_of(model)) is not None:
-        wide = likelihoods(model, _FOREST_PROBE, share=False)
-        with narrowed(model, window):
-            moves = not _agree(model, _FOREST_PROBE, lambda: wide)
-            near = moves and _forest_agrees(model)
-        if not near:
-            limits.append(window)
+    if (window := window_of(model)) is not None and not _slides(model, window):
+        limits.append(window)
     return min(limits)
+
+
+def _slides(model: Any, window: int) -> bool:
+    """Tell whether a forest's window is the model's: a narrower one changes both alike."""
+    ways = (
+        functools.partial(likelihoods, model, _FOREST_PROBE, share=False),
+        functools.partial(forest_likelihoods, model, _FOREST_PROBE),
+    )
+    wide = [way() for way in ways]
+    with narrowed(model, window):
+        return all(way() != before for way, before in zip(ways, wide, strict=True)) and _forest_agrees(model)
 
 
 def _forest_agrees(model: Any) -> bool:
