@@ -210,10 +210,13 @@ def test_a_model_that_cannot_share_says_so_once_and_scores_all_the_same(
     ("change", "reason"),
     [
         ({"expert_capacity": 4}, "its experts take a share of the batch (expert_capacity)"),
-        ({"layer_types": ["full_attention", "conv"]}, "its layers are conv, which read a row from left to right"),
         (
-            {"layer_types": ["indexed_attention", "heavily_compressed_attention", "conv"]},
-            "its layers are conv, which read a row from left to right, and heavily_compressed_attention, which see "
+            {"layer_types": ["full_attention", "conv"]},
+            "its layers are conv, whose state is kept in a way not known here",
+        ),
+        (
+            {"layer_types": ["indexed_attention", "heavily_compressed_attention", "full_attention"]},
+            "its layers are heavily_compressed_attention, which see "
             "keys that several tokens are compressed to, and indexed_attention, which choose each row's keys by an "
             "index",
         ),

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
+    BambaConfig,
     BloomConfig,
     CohereConfig,
     DiffLlamaConfig,
+    FalconH1Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -20,18 +22,25 @@ from transformers import (
     GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
+    GraniteMoeHybridConfig,
     GraniteSWAConfig,
     HrmTextConfig,
+    Lfm2Config,
     LlamaConfig,
+    Mamba2Config,
     MambaConfig,
     MiMoV2FlashConfig,
     MistralConfig,
     MixtralConfig,
+    NemotronHConfig,
+    OlmoHybridConfig,
     OPTConfig,
     Phi3Config,
     PhiConfig,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
+    Qwen3NextConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -89,6 +98,35 @@ CONFIGS: dict[str, Any] = {
 }
 OFTEN_A_PASS = {"diffllama", "hrm-text"}
 """Families that call an attention module several times in a pass: no trunk can keep its rows."""
+_DELTA = {
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    **{"head_dim": 8, "layer_types": ["linear_attention", "full_attention"]},
+}
+_ROUTED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+_SSM = {
+    **{"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_expand": 2},
+    "mamba_chunk_size": 8,
+}
+CARRYING: dict[str, Any] = {
+    "qwen3.5": Qwen3_5TextConfig(**GROUPED | _DELTA),
+    "qwen3-next": Qwen3NextConfig(**GROUPED | _DELTA | _ROUTED, shared_expert_intermediate_size=12),
+    "olmo-hybrid": OlmoHybridConfig(**GROUPED | _DELTA | {"linear_num_value_heads": 2}),
+    "lfm2": Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
+    "mamba2": Mamba2Config(**SMALL, **ENDS, num_heads=4, head_dim=8, state_size=8, n_groups=1, chunk_size=8),
+    "nemotron-h": NemotronHConfig(
+        **GROUPED | {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "moe"]},
+        **{"head_dim": 8, "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1},
+        **{"chunk_size": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12},
+        moe_shared_expert_intermediate_size=12,
+    ),
+    "falcon-h1": FalconH1Config(**GROUPED, **_SSM, mamba_d_ssm=32, head_dim=8),
+    "granite4": GraniteMoeHybridConfig(
+        **GROUPED, **_SSM, layer_types=["linear_attention", "full_attention"], num_local_experts=0,
+        shared_intermediate_size=24,
+    ),
+    "bamba": BambaConfig(**GROUPED, **_SSM, attn_layer_indices=[1]),
+}  # fmt: skip
+"""Families with layers that carry a state from row to row, and take it from a cache of transformers."""
 EAGER = {"gemma2-capped", "gpt-oss", "granite-swa", "mimo-v2"}
 """Families whose soft caps and sinks are in transformers' eager attention alone."""
 UNSHARED: dict[str, Any] = {
@@ -100,7 +138,7 @@ UNSHARED: dict[str, Any] = {
 def tiny(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
     """A model of the family; in float64 its norms too, which transformers computes in float32."""
     torch.manual_seed(3)
-    config = copy.deepcopy((CONFIGS | UNSHARED)[name])  # transformers writes into what it is given
+    config = copy.deepcopy((CONFIGS | CARRYING | UNSHARED)[name])  # transformers writes into what it is given
     for key in ("attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "dropout"):
         if hasattr(config, key):
             setattr(config, key, 0.0)

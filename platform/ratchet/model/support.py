@@ -17,6 +17,8 @@ from ratchet.errors import ModelError
 from ratchet.model import attention
 from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate, collate_trunk
 from ratchet.model.load import original_length
+from ratchet.model.parts import decoder_of
+from ratchet.model.states import carriers, carry_states, states_disproof
 from ratchet.model.tree import Sharing, lay_out
 from ratchet.model.tree_plan import TreePlan
 from ratchet.model.trunk import Sight, Trunk
@@ -31,12 +33,10 @@ _OTHER_LAYERS = {
     "minimax_m3_sparse": "choose each row's keys by an index",
     "compressed_sparse_attention": "see keys that several tokens are compressed to",
     "heavily_compressed_attention": "see keys that several tokens are compressed to",
-    "linear_attention": "read a row from left to right",
-    "mamba": "read a row from left to right",
-    "conv": "read a row from left to right",
-    "hybrid": "read a row from left to right",
 }
 """What layers of other kinds do that a forest does not allow for."""
+_CARRYING = {"linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding"}
+"""Layers that carry a state from row to row: `states` copies it at forks where transformers' own cache holds it."""
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "global", "local", "moe"}
 _SHORTEST = 16
 """The sequences of the proof must fit."""
@@ -59,9 +59,14 @@ def packing_of(causal: Any, sharing: Sharing, forward: _Forward, device: torch.d
     if reason is None:
         before = causal.config._attn_implementation
         attention.register()
+        carry_states(decoder_of(causal))
         causal.set_attn_implementation(attention.NAME)
         packing = Packing(sharing, longest)
-        reason = _disproof(causal, packing, forward) or _kernel_disproof(causal, device)
+        reason = (
+            states_disproof(causal, _probe_plan(), device)
+            or _disproof(causal, packing, forward)
+            or _kernel_disproof(causal, device)
+        )
         if reason is None:
             return _across(causal, _within(causal, packing, forward), forward)
         causal.set_attn_implementation(before)
@@ -105,15 +110,19 @@ def narrowed(causal: Any, window: int) -> Iterator[None]:
 
 def _reason(causal: Any, config: Any) -> str | None:
     """Return what in a model's make-up forbids forests, or None."""
-    layers = set(getattr(config, "layer_types", None) or ())
-    if other := sorted(layers - _KNOWN_LAYERS):
+    layers = list(getattr(config, "layer_types", None) or ())
+    carrying = [name for name in layers if name in _CARRYING]
+    if len(carriers(causal)) < len(carrying):
+        return f"its layers are {', '.join(sorted(set(carrying)))}, whose state is kept in a way not known here"
+    if other := sorted({*layers} - _KNOWN_LAYERS - _CARRYING):
         does = {name: _OTHER_LAYERS.get(name, "are not known here") for name in other}
         parts = [(", ".join(name for name in other if does[name] == one), one) for one in dict.fromkeys(does.values())]
         return f"its layers are {', and '.join(f'{names}, which {one}' for names, one in parts)}"
     for key in _BATCH_ROUTING:
         if getattr(config, key, None):
             return f"its experts take a share of the batch ({key})"
-    if not (getattr(causal, "_supports_attention_backend", False) and causal._can_set_attn_implementation()):
+    attends = len(carrying) < len(layers) or "hybrid" in layers or not layers
+    if attends and not causal._can_set_attn_implementation():
         return "its attention is its own code"
     return None
 
@@ -234,14 +243,13 @@ def kernel_disproof(
     window: int | None = None,
 ) -> str | None:
     """Return how a device's kernel, forward and backward, differs from attention by its definition, or None."""
-    forest = lay_out(branches_of(_probe(1000))[0], "auto")
-    plan = TreePlan(forest.chains, torch.from_numpy(forest.end_T).to(device))
+    plan = _probe_plan().to(device)
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
 
-    rows = len(forest.ids_T)
+    rows = len(plan.end_T)
     query, key, value = (random(1, count, rows, size) for count in (heads, key_heads, key_heads))
     sinks_H = random(heads) if sinks else None
     inputs = (query, key, value) if sinks_H is None else (query, key, value, sinks_H)
@@ -262,6 +270,11 @@ def kernel_disproof(
     return None if off <= allowed else f"attention over a forest is off by {off:.3g} on {device}"
 
 
+def _probe_plan() -> TreePlan:
+    forest = lay_out(branches_of(_probe(1000))[0], "auto")
+    return TreePlan(forest.chains, torch.from_numpy(forest.end_T))
+
+
 def _probe(vocabulary: int) -> list[TokenisedPair]:
     """Near twins, one chosen with two rejected, and a stranger; prompts long enough to be shared."""
     # A prime, so that the ids differ and are spread over the vocabulary.
@@ -269,6 +282,8 @@ def _probe(vocabulary: int) -> list[TokenisedPair]:
     prompt, other = ids[:9], ids[9:19]
     return [
         TokenisedPair("twins", prompt, ids[19:25], np.concatenate([ids[19:22], ids[30:33]])),
-        TokenisedPair("again", prompt, ids[19:25], ids[33:37]),
+        # Branches that part one token after the other.
+        TokenisedPair("again", prompt, ids[19:25], np.concatenate([ids[19:20], ids[33:36]])),
+        TokenisedPair("third", prompt, ids[19:25], np.concatenate([ids[19:21], ids[36:39]])),
         TokenisedPair("other", other, ids[25:28], ids[28:33]),
     ]

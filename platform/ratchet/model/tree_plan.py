@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ratchet.model.last_layer import scored_chains
+from ratchet.model.segments import Group, groups_of, segments_of
 from ratchet.model.tree import Chain
 from ratchet.model.windows import depths, windowed
 
@@ -82,6 +84,18 @@ class TreePlan:
         if self.scored_K is None:
             return self
         return TreePlan(scored_chains(self.whole, (self.scored_K + self.kept).tolist()), self.end_T, kept=self.kept)
+
+    @functools.cached_property
+    def by_segments(self) -> tuple[Tensor, list[int], list[Group], Tensor]:
+        """The forest for layers that carry a state: the rows of all groups of segments in their order, how many each
+        group has, the groups, and where among those rows each row of the forest is.
+        """
+        groups = groups_of(segments_of(self.whole))
+        rows_X = np.concatenate([group.rows_SL.reshape(-1) for group in groups]) - self.kept
+        back_T = np.zeros(len(self.end_T) - self.kept, np.int64)
+        back_T[rows_X[::-1]] = np.arange(len(rows_X))[::-1]  # of a row that is repeated the first
+        rows, back = (torch.from_numpy(some).to(self.end_T.device) for some in (rows_X, back_T))
+        return rows, [group.rows_SL.size for group in groups], groups, back
 
     @functools.cached_property
     def sees(self) -> list[Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ratchet.model import attention, memory
 from ratchet.model.head import chunk_rows, scaling_of
 from ratchet.model.parts import decoder_of
+from ratchet.model.states import carry_states
 from ratchet.model.tree import Branch, Ids, Index, Pass, Trunks, cut_passes, lay_trunks, rows_laid_out
 from ratchet.model.tree_plan import TreePlan
 from ratchet.serving.requests import Answer, ContinuationRequest
@@ -136,6 +137,7 @@ def _as_forest(model: Any) -> Iterator[None]:
     """Let the model attend over forests. Texts are written with its own attention, as before."""
     before = model.config._attn_implementation
     attention.register()
+    carry_states(decoder_of(model))
     model.set_attn_implementation(attention.NAME)
     try:
         yield

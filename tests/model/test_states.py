@@ -1,0 +1,157 @@
+"""Layers that carry a state go on at a fork from a copy of it: the numbers of one plain forward for each sequence."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nightly import examples, nightly
+from ratchet.model.batch import collate
+from ratchet.model.forward import PairScorer, score
+from ratchet.model.segments import groups_of, segments_of
+from ratchet.model.states import _States, carriers
+from ratchet.model.tree import Branch, lay_out
+from ratchet.model.tree_plan import TreePlan
+from ratchet.pairs.pair import TokenisedPair
+from tiny_models import CARRYING, UNSHARED, family_of_pairs, plain, tiny
+
+sequences = st.lists(st.lists(st.integers(3, 4), min_size=2, max_size=14), min_size=1, max_size=9)
+
+
+@settings(max_examples=examples(60))
+@given(sequences, st.integers(1, 3))
+def test_a_state_goes_along_the_path_of_each_row(rows: list[list[int]], least: int) -> None:
+    """What is carried here is the rows that were seen: each row has to see those of its path, in their order."""
+    forest = lay_out([Branch(np.array(ids, np.int32), 1) for ids in rows], "auto", least)
+    plan = TreePlan(forest.chains, torch.from_numpy(forest.end_T))
+    segments = segments_of(forest.chains)
+    seen: dict[int, list[int]] = {}
+    states: list[list[list[int]]] = []
+    for group in groups_of(segments):
+        count, width = group.rows_SL.shape
+        assert group.parents is None or width > 1, "transformers has another way for a single row below a state"
+        assert not group.inner or {segments[number].rows for number in group.numbers} == {width}
+        carried = [[]] * count if group.parents is None else [states[g][place] for g, place in group.parents]
+        states.append([])
+        for own, before in zip(group.rows_SL.tolist(), carried, strict=True):
+            path = list(before)
+            for row in own:
+                path = [*path, row]
+                seen.setdefault(row, path)
+            states[-1].append(path)
+    for row, sees_T in enumerate(plan.dense):
+        assert seen[row] == sees_T.nonzero().flatten().tolist()
+    rows_X, sizes, _, back_T = plan.by_segments
+    assert rows_X[back_T].tolist() == list(range(len(forest.ids_T))) and sum(sizes) == len(rows_X)
+
+
+def singly(model: Any, pairs: list[TokenisedPair]) -> tuple[Tensor, Tensor]:
+    sides = [(plain(model, pair.prompt, pair.chosen), plain(model, pair.prompt, pair.rejected)) for pair in pairs]
+    return torch.stack([chosen for chosen, _ in sides]), torch.stack([rejected for _, rejected in sides])
+
+
+def in_two_precisions(name: str) -> tuple[Any, Any]:
+    """A model in float32, and the same in float64 as plain transformers computes it."""
+    ours = tiny(name, torch.float32, experts_implementation="eager")
+    theirs = tiny(name, torch.float64, attn_implementation="eager", experts_implementation="eager")
+    ours.load_state_dict({key: 0.7 * weight for key, weight in ours.state_dict().items()})
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def long_pairs() -> list[TokenisedPair]:
+    """Near twins of more rows than a chunk of the layers' scans, and one answer against three."""
+    random = np.random.default_rng(4)
+    draw = lambda n: random.integers(3, 61, n).astype(np.int32)  # noqa: E731
+    prompt, chosen, other = draw(70), draw(60), draw(20)
+    twin = chosen.copy()
+    twin[30] = (twin[30] - 3 + 1) % 58 + 3
+    sides = [(prompt, chosen, twin), *((other, chosen[:8], draw(7)) for _ in range(3))]
+    return [TokenisedPair(str(k), *side) for k, side in enumerate(sides)]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "name", nightly(list(CARRYING), lambda name: name in {"qwen3.5", "lfm2", "nemotron-h", "falcon-h1"})
+)
+def test_scores_and_gradients_are_those_of_float64_one_sequence_at_a_time(name: str) -> None:
+    """In float32: 2e-5 of 100 nats, and 3e-5 of the largest gradient."""
+    ours, theirs = in_two_precisions(name)
+    scorer = PairScorer(ours)
+    assert scorer.packing.why_padded is None and carriers(ours)
+    for pairs in (family_of_pairs(), long_pairs()):
+        ours.zero_grad()
+        theirs.zero_grad()
+        batch = collate(pairs, scorer.packing)
+        assert batch.plan is not None
+        assert batch.computed < 0.75 * sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
+        scores = score(scorer, pairs, "cpu")
+        (scores.chosen_B - 0.7 * scores.rejected_B).sum().backward()
+        chosen, rejected = singly(theirs, pairs)
+        (chosen - 0.7 * rejected).sum().backward()
+        for found, wanted in ((scores.chosen_B, chosen), (scores.rejected_B, rejected)):
+            assert float((found - wanted).detach().abs().max()) < 2e-7 * float(wanted.detach().abs().max())
+        weights = [(a.grad, b.grad) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)]
+        largest = max(float(other.abs().max()) for _, other in weights if other is not None)
+        off = max(float((one - other).abs().max()) for one, other in weights if one is not None and other is not None)
+        assert off < 3e-5 * largest
+
+
+@pytest.mark.heavy
+def test_recomputed_activations_go_along_the_same_paths() -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = tiny("qwen3.5", torch.float32).train()
+        if recompute:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        scorer, pairs = PairScorer(model), family_of_pairs()
+        first = score(scorer, pairs, "cpu").chosen_B.sum()
+        with torch.no_grad():
+            score(scorer, long_pairs(), "cpu")  # another forest in between
+        first.backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_state_that_gets_lost_is_found_out_in_any_precision(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = _States.of_parents
+
+    def lost(states: Any, group: Any) -> Any:
+        found = right(states, group)
+        for kept in (found.conv_states, found.recurrent_states):
+            for number in kept:
+                kept[number] = torch.zeros_like(kept[number])
+        return found
+
+    assert PairScorer(tiny(name, dtype)).packing.why_padded is None
+    monkeypatch.setattr(_States, "of_parents", lost)
+    why = PairScorer(tiny(name, dtype)).packing.why_padded
+    assert why is not None and "which carries a state, is off by" in why
+
+
+def test_a_layer_that_goes_on_from_no_state_is_padded(caplog: pytest.LogCaptureFixture) -> None:
+    """A scan of Mamba 1 begins with nothing in each call of several rows."""
+    assert "mamba" in UNSHARED
+    with caplog.at_level(logging.WARNING, "ratchet"):
+        packing = PairScorer(tiny("mamba", torch.float32)).packing
+    assert packing.why_padded is not None and "MambaMixer, which carries a state, is off by" in packing.why_padded
+
+
+def test_without_a_forest_a_layer_is_as_it_was() -> None:
+    model = tiny("lfm2", torch.float32)
+    tokens = torch.arange(3, 30)[None]
+    before = model(input_ids=tokens).logits
+    PairScorer(model)
+    assert torch.equal(before, model(input_ids=tokens).logits)
+    assert all(isinstance(module, nn.Module) and module.forward.tree is None for module in carriers(model))
