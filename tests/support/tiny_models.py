@@ -164,7 +164,7 @@ class ExactNorm(nn.Module):
         super().__init__()
         self.weight = getattr(norm, "weight", None)
         self.eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-6)))
-        self.shift = 1.0 if "Gemma" in type(norm).__name__ else 0.0
+        self.shift = 1.0 if any(part in type(norm).__name__ for part in ("Gemma", "Qwen3_5", "Qwen3Next")) else 0.0
         self.centred = "LayerNorm" in type(norm).__name__
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

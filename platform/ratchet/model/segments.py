@@ -40,7 +40,7 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class SegmentGroup:
     """Segments of one level that are computed together: all are inner and of one length, or none is inner.
 
     `rows_SL` are their rows; where one is shorter than the longest its last row is repeated. `parents` are the group of
@@ -75,10 +75,10 @@ def segments_of(chains: Sequence[Chain]) -> list[Segment]:
     return found
 
 
-def groups_of(segments: Sequence[Segment]) -> list[Group]:
+def groups_of(segments: Sequence[Segment]) -> list[SegmentGroup]:
     """Return the segments in groups, a level after the other."""
     place_of: dict[int, tuple[int, int]] = {}
-    groups: list[Group] = []
+    groups: list[SegmentGroup] = []
     for level in range(1 + max((segment.level for segment in segments), default=-1)):
         numbers = [number for number, segment in enumerate(segments) if segment.level == level]
         for some in _together(numbers, segments):
@@ -88,7 +88,7 @@ def groups_of(segments: Sequence[Segment]) -> list[Group]:
             parents = [segments[number].parent for number in some]
             above = None if not level else tuple(place_of[parent] for parent in parents if parent is not None)
             place_of |= {number: (len(groups), place) for place, number in enumerate(some)}
-            groups.append(Group(tuple(some), rows_SL, above, inner))
+            groups.append(SegmentGroup(tuple(some), rows_SL, above, inner))
     return groups
 
 

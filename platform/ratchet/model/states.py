@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ratchet.errors import ModelError
-from ratchet.model.segments import Group
+from ratchet.model.segments import SegmentGroup
 from ratchet.model.tree_plan import TreePlan
 
 _ALLOWED = 1e-4
@@ -146,7 +146,7 @@ class _States:
         self.begun, self.inner = begun, inner
 
     @classmethod
-    def of_parents(cls, states: Sequence[_States], group: Group) -> _States:
+    def of_parents(cls, states: Sequence[_States], group: SegmentGroup) -> _States:
         """Return copies of what the parents of a group's segments end with."""
         if group.parents is None:
             return cls({}, {}, begun=False, inner=group.inner)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ratchet.model.last_layer import scored_chains
-from ratchet.model.segments import Group, groups_of, segments_of
+from ratchet.model.segments import SegmentGroup, groups_of, segments_of
 from ratchet.model.tree import Chain
 from ratchet.model.windows import depths, windowed
 
@@ -86,7 +86,7 @@ class TreePlan:
         return TreePlan(scored_chains(self.whole, (self.scored_K + self.kept).tolist()), self.end_T, kept=self.kept)
 
     @functools.cached_property
-    def by_segments(self) -> tuple[Tensor, list[int], list[Group], Tensor]:
+    def by_segments(self) -> tuple[Tensor, list[int], list[SegmentGroup], Tensor]:
         """The forest for layers that carry a state: the rows of all groups of segments in their order, how many each
         group has, the groups, and where among those rows each row of the forest is.
         """
