@@ -99,6 +99,7 @@ OTHERS: dict[str, list[Any]] = {
     "weights": [[1.0, 3.0], {"a": 1.0, "b": 3.0}],
     "mix": [None],
     "betas": [[0.8, 0.9]],
+    "router_loss": [0.5],
     "steps": [None, {"by": "count", "count": 2}],
     "base": [None, {"path": "third"}],
     "lora": [None, {}],

@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from ratchet.documents.report import read_report
 from ratchet.report import figures
 from ratchet.report.charts import data as charts_data
+from ratchet.report.charts import experts as charts_experts
 from ratchet.report.charts.training import draw_chosen_overlay
 from ratchet.report.drawing import model_graph
 from ratchet.report.page import run_sections
@@ -285,6 +286,23 @@ def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
         assert said(1.0, pairs) in text and "1.25 (no error)" in text
     assert "100.0 %" in "".join(chart.svg for chart in charts_data.draw_difficulty(read_report(data)))
     assert "no error" in "".join(chart.svg for chart in charts_data.draw_gamma(read_report(data)))
+
+
+@pytest.mark.heavy
+def test_the_load_of_experts_is_drawn_where_there_are_any() -> None:
+    data = example()
+    assert charts_experts.draw_experts(read_report(data)) == []
+    trained = [step for step in data["steps"] if step.get("history")]
+    for line in trained[-1]["history"]:
+        line |= {"experts/peak": 1.5, "experts/entropy": 0.9, "experts/dead": 2.0}
+    drawn = charts_experts.draw_experts(read_report(data))
+    assert [chart.caption.split(",")[0].split(":")[0] for chart in drawn] == [
+        "Load of the busiest expert",
+        "Entropy of the load",
+        "Experts that no token of a step went to",
+    ]
+    assert all(trained[-1]["stage"] in chart.svg and trained[0]["stage"] not in chart.svg for chart in drawn)
+    assert "Load of the experts" in page_of(read_report(data))
 
 
 def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:

@@ -31,7 +31,8 @@ class Packing:
     With `why_padded` each sequence is a padded row of its own, and that says why; otherwise they
     are forests that share as `sharing` says, but for batches with a sequence of more than
     `longest` tokens. With `why_repeated` no prompt stays across passes, and that says why.
-    The model has embeddings for ids below `vocabulary`; None is not looked at.
+    The model has embeddings for ids below `vocabulary`; None is not looked at. With `whole` the last layer computes
+    all rows, and not those alone that are scored.
     """
 
     sharing: Sharing = "auto"
@@ -39,6 +40,7 @@ class Packing:
     why_padded: str | None = None
     why_repeated: str | None = None
     vocabulary: int | None = None
+    whole: bool = False
 
     def as_forest(self, branches: Sequence[Branch]) -> bool:
         """Return whether these sequences are laid out as a forest."""
@@ -57,6 +59,7 @@ class SequenceBatch:
     `entry_C[c]` belongs to sequence `sequence_C[c]`, and `tokens_S` counts each sequence's.
     `rejected_of_K` is the pair of each rejected sequence: demonstrations have none. `positions_RT`
     and `plan` are a forest's; without them rows are padded on the right. With `sight` a trunk keeps the rows above it.
+    `times_RT` sequences have the token of each position: 0 where it is padding.
     Index tensors are int64.
     """
 
@@ -69,6 +72,7 @@ class SequenceBatch:
     sequence_C: Tensor
     tokens_S: Tensor
     rejected_of_K: Tensor
+    times_RT: Tensor
     sight: Sight | None = None
 
     @property
@@ -132,7 +136,7 @@ def collate(
     forest = lay_out(branches, packing.sharing) if packing.as_forest(branches) else None
     if forest is not None and sight is not None:
         forest = without_trunk(forest, sight.before)
-    return _batch(branches, rejected_of, forest, pin=pin, sight=sight)
+    return _batch(branches, rejected_of, forest, pin=pin, sight=sight, whole=packing.whole)
 
 
 def _check_ids(branches: Sequence[Branch], vocabulary: int) -> None:
@@ -145,27 +149,36 @@ def _check_ids(branches: Sequence[Branch], vocabulary: int) -> None:
         )
 
 
-def collate_trunk(prompt: Ids, stop: int, sight: Sight, *, pin: bool = False) -> SequenceBatch:
-    """Return the batch of a prompt's rows from `sight.before` to `stop`, which its trunk keeps.
+def collate_trunk(
+    prompt: Ids, stop: int, sight: Sight, *, times: int = 1, whole: bool = False, pin: bool = False
+) -> SequenceBatch:
+    """Return the batch of a prompt's rows from `sight.before` to `stop`, which its trunk keeps for `times` sequences.
 
     Its one entry scores the next token, for an engine that wants a loss of every pass.
     """
     branch = Branch(prompt[: stop + 1], stop)
-    return _batch([branch], (), stretch(prompt, sight.before, stop), pin=pin, sight=sight)
+    return _batch([branch], (), stretch(prompt, sight.before, stop, times), pin=pin, sight=sight, whole=whole)
 
 
 def _batch(
-    branches: Sequence[Branch], rejected_of: Sequence[int], forest: Forest | None, *, pin: bool, sight: Sight | None
+    branches: Sequence[Branch],
+    rejected_of: Sequence[int],
+    forest: Forest | None,
+    *,
+    pin: bool,
+    sight: Sight | None,
+    whole: bool,
 ) -> SequenceBatch:
     def tensor(array: npt.NDArray[np.int64]) -> Tensor:
         made = torch.from_numpy(array)
         return made.pin_memory() if pin else made
 
     arrays = _padded(branches) if forest is None else _one_row(forest)
-    ids_RT, rows_E, targets_E, entry_C, sequence_C = (tensor(array) for array in arrays)
+    ids_RT, times_RT, rows_E, targets_E, entry_C, sequence_C = (tensor(array) for array in arrays)
     plan, kept = None, sight.before if sight else 0
     if forest is not None:
-        plan = TreePlan(forest.chains, tensor(forest.end_T), tensor(np.unique(forest.rows_E)), kept=kept)
+        scored_K = None if whole else tensor(np.unique(forest.rows_E))
+        plan = TreePlan(forest.chains, tensor(forest.end_T), scored_K, kept=kept)
     return SequenceBatch(
         ids_RT,
         None if forest is None else tensor(forest.depth_T[None]),
@@ -176,6 +189,7 @@ def _batch(
         sequence_C,
         tokens_S=tensor(np.array([len(branch.ids) - branch.start for branch in branches], np.int64)),
         rejected_of_K=tensor(np.array(rejected_of, np.int64)),
+        times_RT=times_RT,
         sight=sight,
     )
 
@@ -195,19 +209,26 @@ def footprint(pairs: Sequence[TokenisedPair], packing: Packing, *, chosen_only: 
 
 
 def _one_row(forest: Forest) -> tuple[npt.NDArray[np.int64], ...]:
-    return forest.ids_T[None], forest.rows_E, forest.targets_E, forest.entry_C, forest.sequence_C
+    return (
+        forest.ids_T[None],
+        forest.times_T[None],
+        forest.rows_E,
+        forest.targets_E,
+        forest.entry_C,
+        forest.sequence_C,
+    )
 
 
 def _padded(branches: Sequence[Branch]) -> tuple[npt.NDArray[np.int64], ...]:
     longest = max(len(branch.ids) for branch in branches)
-    ids_RT = np.zeros((len(branches), longest), np.int64)
+    ids_RT, times_RT = np.zeros((2, len(branches), longest), np.int64)
     rows, targets, owners = [], [], []
     for s, branch in enumerate(branches):
         end = len(branch.ids)
-        ids_RT[s, :end] = branch.ids
+        ids_RT[s, :end], times_RT[s, :end] = branch.ids, 1
         # One to the left: the hidden state before a token predicts it.
         rows.append(s * longest + np.arange(branch.start - 1, end - 1))
         targets.append(branch.ids[branch.start :])
         owners.append(np.full(end - branch.start, s))
     rows_E, targets_E, owner_E = (np.concatenate(part).astype(np.int64) for part in (rows, targets, owners))
-    return ids_RT, rows_E, targets_E, np.arange(len(owner_E)), owner_E
+    return ids_RT, times_RT, rows_E, targets_E, np.arange(len(owner_E)), owner_E

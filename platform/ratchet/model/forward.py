@@ -23,7 +23,7 @@ from ratchet.model.head import AnswerHead, chunk_rows, scaling_of
 from ratchet.model.last_layer import narrow
 from ratchet.model.load import original_length, put_back
 from ratchet.model.parts import decoder_of
-from ratchet.model.routing import still
+from ratchet.model.routing import Routers, still
 from ratchet.model.support import packing_of
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
@@ -65,9 +65,9 @@ class PairScorer(nn.Module):
     time (`head_rows`; as many as memory allows by default): no tensor of all tokens times the
     vocabulary ever lives. Decoder and head are called as modules, so that ZeRO-3 and adapters see
     their hooks. `packing` says how sequences are laid out: `collate` takes it. `device` is where the model
-    will run, if it is to be moved. Padding is on the
-    right and attention causal, so no mask is needed; `check`, at construction, proves both and the
-    head. Raises ModelError.
+    will run, if it is to be moved. `router_loss` is the weight of that loss, or `model` for the one of the
+    model's configuration. Padding is on the right and attention causal, so no mask is needed; `check`, at
+    construction, proves both and the head. Raises ModelError.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class PairScorer(nn.Module):
         sharing: Sharing = "auto",
         head_rows: int | None = None,
         device: torch.device | None = None,
+        router_loss: float | str = "off",
     ) -> None:
         super().__init__()
         self.model = model
@@ -87,11 +88,15 @@ class PairScorer(nn.Module):
             AnswerHead.adopt(head)
         self.head_rows = head_rows
         still(self.causal)
+        self.routers = Routers(self.causal)
         self.check()
+        if router_loss != "off":
+            self.routers.balance(router_loss)
         narrow(decoder_of(self.causal))
         here: torch.device = self.causal.get_input_embeddings().weight.device
         found = packing_of(self.causal, sharing, self.forward, device or here)
-        self.packing = dataclasses.replace(found, vocabulary=len(self.causal.get_input_embeddings().weight))
+        count, whole = len(self.causal.get_input_embeddings().weight), self.routers.weight > 0
+        self.packing = dataclasses.replace(found, vocabulary=count, whole=whole)
 
     @property
     def causal(self) -> Any:
@@ -102,8 +107,9 @@ class PairScorer(nn.Module):
     def hidden(self, batch: SequenceBatch) -> Tensor:
         """Return the decoder's last hidden states, shape (R, T, H). Raises ModelError.
 
-        In a forest those of the rows in `batch.rows_E` alone are right.
+        In a forest those of the rows in `batch.rows_E` alone are right, but for a packing that asks for the whole.
         """
+        self.routers.begin()
         if batch.plan is None and self.original is not None and batch.input_ids_RT.shape[1] > self.original:
             return self._row_by_row(batch)
         if self.original is not None:
@@ -119,7 +125,9 @@ class PairScorer(nn.Module):
             }
         if batch.sight is not None:
             batch.sight.begin()
-        output = decoder_of(self.causal)(input_ids=batch.input_ids_RT, use_cache=False, **forest)
+        scored_K = None if batch.plan is None else batch.plan.scored_K
+        with self.routers.over(batch.times_RT.flatten(), scored_K):
+            output = decoder_of(self.causal)(input_ids=batch.input_ids_RT, use_cache=False, **forest)
         return output[0]  # type: ignore[no-any-return]
 
     def _row_by_row(self, batch: SequenceBatch) -> Tensor:
@@ -134,9 +142,10 @@ class PairScorer(nn.Module):
         ends_R = torch.zeros(rows, dtype=torch.long, device=batch.rows_E.device)
         ends_R = ends_R.scatter_reduce(0, batch.rows_E // width, batch.rows_E % width, "amax") + 2
         made = []
-        for ids_T, end in zip(batch.input_ids_RT, ends_R.tolist(), strict=True):
+        for ids_T, times_T, end in zip(batch.input_ids_RT, batch.times_RT, ends_R.tolist(), strict=True):
             put_back(self.causal)
-            hidden_1TH = decoder_of(self.causal)(input_ids=ids_T[None, :end], use_cache=False)[0]
+            with self.routers.over(times_T[:end]):
+                hidden_1TH = decoder_of(self.causal)(input_ids=ids_T[None, :end], use_cache=False)[0]
             made.append(nn.functional.pad(hidden_1TH, (0, 0, 0, width - hidden_1TH.shape[1])))
         return torch.cat(made)
 
@@ -202,7 +211,9 @@ class PairScorer(nn.Module):
             weight = self.causal.get_input_embeddings().weight
             ids_1T = (torch.arange(1, 13, device=weight.device) * 7919 % weight.shape[0])[None]
             whole_TV = self.causal(input_ids=ids_1T, use_cache=False).logits[0].float()
-            ours_TV = self.logits(decoder_of(self.causal)(input_ids=ids_1T, use_cache=False)[0][0]).float()
+            with self.routers.over(torch.ones_like(ids_1T[0])):
+                ours_TV = self.logits(decoder_of(self.causal)(input_ids=ids_1T, use_cache=False)[0][0]).float()
+            self.routers.settle()
             left_TV = self.causal(input_ids=ids_1T[:, :7], use_cache=False).logits[0].float()
         except torch.OutOfMemoryError:
             raise

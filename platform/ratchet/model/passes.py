@@ -11,7 +11,7 @@ import dataclasses
 import heapq
 import itertools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -83,6 +83,7 @@ def batches(
     """Yield one worker's passes with their batches, on the CPU. A trunk is held here up to its last pass."""
     trunks: dict[int | None, Trunk] = {}
     last = {micro.trunk: k for k, micro in enumerate(micros)}
+    times = _sequences(micros, pair_of, chosen_only=chosen_only)
     for k, micro in enumerate(micros):
         sight = None
         if micro.trunk is not None:
@@ -90,10 +91,23 @@ def batches(
         if last[micro.trunk] == k:
             trunks.pop(micro.trunk, None)
         if sight is not None and sight.own:
-            yield micro, collate_trunk(pair_of(int(micro.rows[0])).prompt, micro.stop, sight, pin=pin)
+            prompt, count = pair_of(int(micro.rows[0])).prompt, times[micro.trunk]
+            yield micro, collate_trunk(prompt, micro.stop, sight, times=count, whole=packing.whole, pin=pin)
         else:
             pairs = [pair_of(int(row)) for row in micro.rows]
             yield micro, collate(pairs, packing, chosen_only=chosen_only, pin=pin, sight=sight)
+
+
+def _sequences(
+    micros: Sequence[Micro], pair_of: Callable[[int], TokenisedPair], *, chosen_only: bool
+) -> Counter[int | None]:
+    """Return how many sequences see each trunk: none where a worker only keeps others in step."""
+    found: Counter[int | None] = Counter()
+    for micro in micros:
+        if micro.trunk is not None and micro.role == "score":
+            rejected = 0 if chosen_only else sum(len(pair_of(int(row)).rejected) > 0 for row in micro.rows)
+            found[micro.trunk] += len(micro.rows) + rejected
+    return found
 
 
 def _by_prompt(

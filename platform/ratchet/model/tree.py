@@ -83,7 +83,7 @@ class Forest:
     Row j holds token `ids_T[j]` at depth `depth_T[j]`, and its subtree ends before row `end_T[j]`:
     row i sees row j exactly where j ≤ i < end_T[j]. Entry e scores `targets_E[e]` from the hidden
     state of row `rows_E[e]`; entry `entry_C[c]` belongs to sequence `sequence_C[c]`, so a shared
-    answer token is scored once and counts for each of its sequences.
+    answer token is scored once and counts for each of its sequences. `times_T` sequences have the token of row j.
     """
 
     ids_T: Index
@@ -94,6 +94,7 @@ class Forest:
     targets_E: Index
     entry_C: Index
     sequence_C: Index
+    times_T: Index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,11 +224,14 @@ def without_trunk(forest: Forest, before: int) -> Forest:
         depth_T=forest.depth_T[before:],
         chains=(Chain(before, first.stop, ((0, before),)), *others),
         rows_E=forest.rows_E - before,
+        times_T=forest.times_T[before:],
     )
 
 
-def stretch(prompt: Ids, start: int, stop: int) -> Forest:
-    """Return the rows `start` to `stop` of a prompt below its others. Its one entry scores the token that follows."""
+def stretch(prompt: Ids, start: int, stop: int, times: int = 1) -> Forest:
+    """Return the rows `start` to `stop` of a prompt of `times` sequences below its others. Its one entry scores the
+    token that follows.
+    """
     return Forest(
         ids_T=prompt[start:stop].astype(np.int64),
         depth_T=np.arange(start, stop),
@@ -237,6 +241,7 @@ def stretch(prompt: Ids, start: int, stop: int) -> Forest:
         targets_E=prompt[stop : stop + 1].astype(np.int64),
         entry_C=np.zeros(1, np.int64),
         sequence_C=np.zeros(1, np.int64),
+        times_T=np.full(stop - start, times, np.int64),
     )
 
 
@@ -302,4 +307,5 @@ def _scored(branches: Sequence[Branch], laid: Trunks) -> Forest:
         targets_E=laid.ids_T[tokens_E],
         entry_C=entry_C.astype(np.int64),
         sequence_C=np.repeat(np.arange(len(branches)), [len(rows) for rows in owned]),
+        times_T=np.bincount(np.concatenate(laid.rows_of), minlength=len(laid.end_T)).astype(np.int64),
     )

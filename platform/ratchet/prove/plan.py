@@ -32,7 +32,7 @@ from ratchet.pipeline.training import ready
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, stage_kind, trains
-from ratchet.plan.training import Checkpoint, TrainingStage
+from ratchet.plan.training import Checkpoint, Lora, TrainingStage
 from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of, shift_of
 from ratchet.prove.compare import Number, compare_traces, numbers_table
 from ratchet.prove.models import check_memory
@@ -134,9 +134,15 @@ def why_not(plan: Plan, stage: TrainingStage) -> str | None:
         return "model.dtype float16: its loss scale is found by trying, and skips updates"
     if plan.model.trust_remote_code:
         return "model.trust_remote_code: the plain trainer runs no code that comes with a model"
-    if lora is not None and lora.quantise is not None:
+    if stage.router_loss != "off":
+        return f"router_loss {stage.router_loss}: the plain trainer states no loss of routers"
+    return None if lora is None else _why_not_adapters(lora)
+
+
+def _why_not_adapters(lora: Lora) -> str | None:
+    if lora.quantise is not None:
         return f"lora.quantise {lora.quantise}: quantised weights have no float64"
-    if lora is not None and lora.dropout:
+    if lora.dropout:
         return f"lora.dropout {lora.dropout:g}: what it drops is drawn at random (prove the stage with dropout 0)"
     return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ratchet.documents.report import NAME, Report, load_report, read_report
 from ratchet.report.answers import first_answers, first_samples, samples, side_by_side
 from ratchet.report.charts import data as charts_data
+from ratchet.report.charts import experts as charts_experts
 from ratchet.report.charts import scores as charts_scores
 from ratchet.report.charts import training as charts
 from ratchet.report.diagnoses import diagnose
@@ -149,6 +150,7 @@ def run_sections(report: Report) -> list[Section]:
             legend="Dots: on held-out pairs, at checkpoints.",
         ),
         section("margins", "Reward margins and accuracies", charts=lambda: charts.draw_margins(report)),
+        section("experts", "Load of the experts", charts=lambda: charts_experts.draw_experts(report)),
         section(
             "heldout",
             "Held-out pairs and answers",

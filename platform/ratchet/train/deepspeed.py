@@ -121,7 +121,7 @@ class DeepSpeedEngine:
                 where="cluster.deepspeed",
                 fix="use the pinned version of deepspeed, or leave out overrides",
             )
-        self.packing, self.routes = scorer.packing, routes(scorer.causal.config)
+        self.packing, self.routes, self.routers = scorer.packing, routes(scorer.causal.config), scorer.routers
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
         self.engine.module_state_dict = functools.partial(_state_of, self.engine)

@@ -23,6 +23,7 @@ from ratchet.model.batch import Packing, SequenceBatch
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import DTYPES
 from ratchet.model.noise import routes
+from ratchet.model.routing import Routers
 from ratchet.store.files import storage_errors
 from ratchet.train.optimiser import LossScale, adamw, trained_by
 from ratchet.train.spec import TrainSpec
@@ -52,6 +53,8 @@ class TrainingEngine(Protocol):
     """How the model's sequences are laid out."""
     routes: bool
     """Whether the model has experts."""
+    routers: Routers
+    """What hears where tokens go."""
 
     @property
     def coming_bytes(self) -> int:
@@ -111,7 +114,7 @@ class TorchEngine:
         self.first = self.world == 1 or torch.distributed.get_rank() == 0
         self.layout: Mapping[str, Any] = {"engine": "torch", "zero": 0}
         self.scorer, self.packing = scorer.to(device), scorer.packing
-        self.routes = routes(scorer.causal.config)
+        self.routes, self.routers = routes(scorer.causal.config), scorer.routers
         found = trained_by(spec, scorer)
         self.trained = found.all
         if self.world > 1:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ratchet.errors import RatchetError
 from ratchet.track.jsonl import Tracker
 from ratchet.train import faults, first_step
+from ratchet.train.balance import Balance
 from ratchet.train.batches import GlobalBatch, Rows
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
@@ -66,7 +67,7 @@ class Parts:
 @dataclasses.dataclass(frozen=True)
 class Tally:
     """One worker's sums over its forward passes of one step: metrics by name and tokens computed; each pass's
-    losses with their pairs' ids. Tensors are on the device, not yet read.
+    losses with their pairs' ids; where tokens went. Tensors are on the device, not yet read.
     """
 
     names: tuple[str, ...]
@@ -74,6 +75,7 @@ class Tally:
     losses: list[tuple[tuple[str, ...], Tensor]]
     computed: int
     first: first_step.Figures
+    balance: Balance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,17 +178,19 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
     if batch.step == 1 and spec.starts_at_reference and not spec.supervised:
         # Before any update, for here policy and reference are the same weights.
         figures.append(first_step.measured(engine, works))
+    balance = Balance(engine, parts.communicator)
+    balance.begin(works)
     for k, prepared in enumerate(works, 1):
         work = prepared.to(engine.device)
         if work.role != "score":
-            pass_over_prompt(engine, work, last=k == len(works))
+            pass_over_prompt(engine, work, last=k == len(works), more=balance.loss)
             continue
         logps = answer_logps(engine, work)
         loss_B = loss(logps)
         metrics = metrics_of(spec, logps, loss_B)
         if faults.due("step:nan", batch.step, rank):
             loss_B = loss_B * math.nan
-        engine.backward(loss_B.sum() * (work.weight * share), last=k == len(works))
+        engine.backward(loss_B.sum() * (work.weight * share) + balance.loss(work), last=k == len(works))
         names = tuple(metrics)
         sums.append(metric_sums(metrics) * work.weight)
         # Nothing is read from the device before the exchange: each reading would wait for all passes so far.
@@ -194,7 +198,7 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
         if batch.step == 1 and spec.starts_at_reference and not spec.supervised and work.weight:
             figures.append(first_step.figures(work.ids, logps))
     computed = sum(work.batch.computed for work in works)
-    return Tally(names, torch.stack(sums).sum(0), losses, computed, first_step.combine(figures))
+    return Tally(names, torch.stack(sums).sum(0), losses, computed, first_step.combine(figures), balance)
 
 
 def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, error: RatchetError | None) -> Agreed:
@@ -211,7 +215,9 @@ def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, er
     counts = [nonfinite, error is not None, CODES[notice.kind] if notice else 0, tally.computed, length]
     mine = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=tally.sums.device) for value in counts])
     # Until here every number stays on the device, so that a step waits for it only here.
-    *sums, bad, troubled, told, computed, length = communicator.sum(torch.cat([tally.sums, mine])).tolist()
+    loads = tally.balance.sums()
+    total = communicator.sum(torch.cat([loads, tally.sums, mine]))
+    *sums, bad, troubled, told, computed, length = total[len(loads) :].tolist()
     if troubled:
         raise next(found for found in communicator.gather(error) if found is not None)
     if told:
@@ -226,6 +232,7 @@ def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, er
         # Above 709 the exponential is no float64.
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
     metrics = {"epoch": batch.progress, **metrics, "tokens_computed": computed}
+    metrics |= tally.balance.metrics(total[: len(loads)])
     return Agreed(metrics, None if norm is None else length, spoiled, notice)
 
 

@@ -126,15 +126,20 @@ def passes_over(
         yield prepare(spec, data, micro, batch, pin=pin)
 
 
-def pass_over_prompt(engine: TrainingEngine, work: Work, *, last: bool) -> None:
-    """Compute rows of a prompt that stays across passes: to keep them, or to return the gradients that they brought."""
+def pass_over_prompt(
+    engine: TrainingEngine, work: Work, *, last: bool, more: Callable[[Work], Tensor | float] = lambda _: 0.0
+) -> None:
+    """Compute rows of a prompt that stays across passes: to keep them, or to return the gradients that they brought.
+
+    `more` gives a loss of the pass besides, once it is computed.
+    """
     sight = work.batch.sight
     assert sight is not None  # noqa: S101  only such passes have these roles
     with torch.set_grad_enabled(work.role == "return"), sight.drawing(engine.device):
-        logps = engine(work.batch)
+        logps, added = engine(work.batch), more(work)
         if work.role == "return":
-            # Its loss is 0: the gradients come in at its keys and values. But it reaches every weight, as engines ask.
-            engine.backward(torch.nan_to_num(logps).sum() * 0.0, last=last)
+            # Its own loss is 0: gradients come in at its keys and values. But it reaches every weight, as engines ask.
+            engine.backward(torch.nan_to_num(logps).sum() * 0.0 + added, last=last)
             sight.returned()
 
 

@@ -188,7 +188,7 @@ def _by_name(spec: TrainSpec) -> Iterator[None]:
     except ModelError as error:
         raise ModelError(
             f"a rehearsal before the first step failed: {error.what}",
-            where=error.where if error.where.startswith("lora") else spec.model,
+            where=error.where if error.where.startswith(("lora", "router_loss")) else spec.model,
             fix=error.fix,
             code=error.finer,
         ) from error

@@ -32,7 +32,7 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
         round_adapters(model, spec.dtype)
         if first and quantise is None:
             try_adapters(model)
-    return PairScorer(model, sharing=spec.cluster.sharing, device=device)
+    return PairScorer(model, sharing=spec.cluster.sharing, device=device, router_loss=spec.stage.router_loss)
 
 
 def recompute_activations(model: Any) -> None:
