@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
+from family_configs import write_tiny
 from family_folders import BESIDE, FAMILIES, SPARE, VOCABULARY, write_family
 from raised import raises
 from ratchet.model.batch import collate
@@ -23,6 +24,7 @@ from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import load_model, skeleton
 from ratchet.model.lora import add_lora
 from ratchet.model.merge import check_start, merge_models
+from ratchet.model.passport import passport_of
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.training import Lora
@@ -136,6 +138,53 @@ def test_a_name_of_the_hub_brings_one_form_of_the_weights(tmp_path: Path) -> Non
     (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert check_model(folder, None) == facts
     assert model_folder(ModelSpec(path=str(folder))) == folder
+
+
+LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deepseek_v3": ("model.layers.61.", {}),
+    "glm4_moe": ("model.layers.46.", {}),
+    "glm4_moe of another depth": ("model.layers.2.", {"num_nextn_predict_layers": 1}),
+    "glm_moe_dsa": ("model.layers.78.", {}),
+    "qwen3_next": ("mtp.layers.0.", {}),
+    "qwen3_5": ("mtp.layers.0.", {}),
+    "llama": ("model.mtp_layers.0.", {}),
+}
+"""A family, where its folders have layers that predict several tokens, and what config.json says besides."""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", LAYERS)
+def test_layers_for_several_tokens_are_carried_over_byte_for_byte(tmp_path: Path, family: str) -> None:
+    name, (prefix, said) = family.partition(" ")[0], LAYERS[family]
+    folder, out = tmp_path / "start", tmp_path / "out"
+    write_tiny(name, folder)
+    spare = {f"{prefix}eh_proj.weight": torch.randn(8, 16).bfloat16(), f"{prefix}enorm.weight": torch.randn(8)}
+    with_spare(folder, spare, **said)
+    parts = {part.name: part for part in passport_of(folder).parts}
+    assert (parts["more tokens"].tensors, parts["more tokens"].fate) == (2, "kept")
+    model = load_model(folder, "bfloat16")
+    try_saving(model, folder)
+    save_model(model, folder, out, "# card")
+    found = weights_of(out)
+    assert found.keys() == weights_of(folder).keys()
+    assert all(torch.equal(found[key], one) and found[key].dtype == one.dtype for key, one in spare.items())
+    assert passport_of(out).parts[-1].tensors == passport_of(folder).parts[-1].tensors
+    merge_models([folder, out], [0.5, 0.5], tmp_path / "merged")
+    assert all(torch.equal(weights_of(tmp_path / "merged")[key], one) for key, one in spare.items())
+
+
+def test_layers_beyond_the_last_of_another_models_settings_are_no_spare_ones(tmp_path: Path) -> None:
+    write_tiny("llama", tmp_path)
+    with_spare(tmp_path, {"model.layers.2.self_attn.q_proj.weight": torch.zeros(4, 4)})
+    with raises("model.weights", "model.layers.2.self_attn.q_proj.weight"):
+        load_model(tmp_path, "float32")
+
+
+def with_spare(folder: Path, spare: dict[str, torch.Tensor], **said: Any) -> None:
+    weights = load_file(folder / "model.safetensors") | spare
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | said))
 
 
 def test_a_start_model_that_sees_can_be_averaged_with_its_child(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from family_configs import write_tiny
 from family_folders import BESIDE, FAMILIES, SPARE, VOCABULARY, write_family
 from raised import raises
 from ratchet.commands.plans import check_arguments, check_command
@@ -56,7 +57,7 @@ def test_experts_router_head_and_layers_beyond_the_last_are_parts_of_their_own(s
         "model.embed_tokens.weight": "embeddings",
         "lm_head.weight": "head",
         "model.layers.0.mlp.gate.weight": "router",
-        "model.layers.0.mlp.gate.e_score_correction_bias": "router",
+        "model.layers.0.mlp.gate.e_score_correction_bias": "buffers",
         "model.layers.1.mlp.experts.7.gate_proj.weight": "experts",
         "model.layers.1.mlp.shared_experts.gate_proj.weight": "text",
         "model.layers.1.self_attn.q_proj.weight": "text",
@@ -67,6 +68,29 @@ def test_experts_router_head_and_layers_beyond_the_last_are_parts_of_their_own(s
     for name, kind in tensors.items():
         save_file({name: torch.zeros(2, 3)}, scratch / "model.safetensors")
         assert [(part.name, part.parameters) for part in passport_of(scratch).parts] == [(kind, 6)], name
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", ["deepseek_v3", "gpt_neox", "gpt2", "lfm2_moe", "llama", "minimax_m2", "solar_open"])
+def test_buffers_are_a_part_that_no_training_changes(tmp_path: Path, family: str) -> None:
+    write_tiny(family, tmp_path)
+    model = load_model(tmp_path, "float32")
+    buffers = {name for name, _ in model.named_buffers()} & model.state_dict().keys()
+    parts = {part.name: part for part in passport_of(tmp_path).parts}
+    found = parts["buffers"].tensors if "buffers" in parts else 0
+    assert found == len(buffers) and ("buffers" not in parts or parts["buffers"].fate == "held")
+    assert sum(one.parameters for one in parts.values() if one.fate == "trained") == model.num_parameters()
+
+
+def test_a_weight_that_stands_for_two_is_named(scratch: Path) -> None:
+    passport = passport_of(scratch)
+    assert passport.tied and passport.shared == ("model.embed_tokens.weight",)
+    assert "tied (stored as model.embed_tokens.weight)" in passport_in_words(passport)[0]
+    weights = load_file(scratch / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, scratch / "model.safetensors")
+    assert passport_of(scratch).shared == ("model.embed_tokens.weight", "lm_head.weight")
+    edit(scratch / "config.json", tie_word_embeddings=False)
+    assert not passport_of(scratch).tied and passport_of(scratch).shared == ()
 
 
 @pytest.mark.parametrize(("method", "named"), [("fp8", "FP8"), ("mxfp4", "MXFP4")])

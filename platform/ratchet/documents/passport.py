@@ -7,9 +7,10 @@ from typing import Literal
 
 from ratchet.errors import some
 
-Fate = Literal["trained", "kept", "lost"]
+Fate = Literal["trained", "held", "kept", "lost"]
 FATES: dict[Fate, str] = {
     "trained": "trained, or frozen below adapters",
+    "held": "buffers: no training changes them",
     "kept": "not reached by text: frozen, and published as it came",
     "lost": "not loaded and not published",
 }
@@ -32,7 +33,8 @@ class Passport:
     """A model folder by its headers and its configuration class.
 
     `storage` is the quantised form of its weights, which loading undoes; with `refused` they cannot be trained, and
-    that says why. `files` go along when it is published, `left` do not. `tied`: head and embeddings are one matrix.
+    that says why. `files` go along when it is published, `left` do not. `tied`: head and embeddings are one matrix,
+    stored as `shared`.
     """
 
     architecture: str
@@ -40,6 +42,7 @@ class Passport:
     vocabulary: int
     longest: int | None
     tied: bool
+    shared: tuple[str, ...] = ()
     storage: str | None = None
     refused: str | None = None
     parts: tuple[ModelPart, ...] = ()
@@ -77,7 +80,8 @@ class Reach:
 def passport_in_words(passport: Passport) -> list[str]:
     """Return a passport as lines for a terminal."""
     length = "no limit" if passport.longest is None else f"to {passport.longest:,} tokens"
-    tied = ", head and embeddings tied" if passport.tied else ""
+    stored = f" (stored as {' and as '.join(passport.shared)})" if passport.shared else ""
+    tied = f", head and embeddings tied{stored}" if passport.tied else ""
     lines = [
         f"{passport.architecture} ({passport.kind}): {amount_of(passport.parameters)} parameters, "
         f"{passport.bytes / 1e9:,.2f} GB; {passport.vocabulary:,} tokens; {length}{tied}"

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ratchet.model.folder import Stored, pieces, storage_of, stored_tensors
+from ratchet.model.part_names import is_spare
 from ratchet.model.parts import unread_tensors
 
 FILE = "model-carried.safetensors"
@@ -40,9 +41,9 @@ def carried_tensors(model: Any, source: Path) -> tuple[dict[str, Stored], set[st
 
 
 def passed_over(model: Any, stored: dict[str, Stored]) -> list[str]:
-    """Return the stored tensors that a model's class knows of and does not load."""
+    """Return the stored tensors that a model's class knows of and does not load, and all layers for several tokens."""
     patterns = [re.compile(one) for one in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    matched = [name for name in stored if any(one.search(name) for one in patterns)]
+    matched = [name for name in stored if is_spare(name, model.config) or any(one.search(name) for one in patterns)]
     if not matched:
         return []
     made = as_saved(model, model.state_dict())

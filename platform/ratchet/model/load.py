@@ -17,6 +17,7 @@ from torch import nn
 
 from ratchet.errors import ModelError
 from ratchet.model.folder import UNDONE, weight_files
+from ratchet.model.part_names import is_spare
 from ratchet.model.parts import class_for, freeze_unread
 from ratchet.pairs.lean import lean_transformers
 from ratchet.pairs.trust import load_config
@@ -70,7 +71,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
             fix="give the folder of a causal language model that this version of transformers knows",
             code="model.settings",
         ) from error
-    _check_weights(info, folder)
+    _check_weights(info, folder, config)
     if stored is not None and quantise is None:
         _log.warning("%s is stored in %s: it is held, trained and published in %s", folder, stored, dtype)
         _forget_quantiser(model)
@@ -125,7 +126,7 @@ def is_dropout(key: str, value: object) -> bool:
     )
 
 
-def _check_weights(info: dict[str, Any], folder: Path) -> None:
+def _check_weights(info: dict[str, Any], folder: Path, config: Any) -> None:
     for kind, what in (
         ("missing_keys", "weights are missing"),
         ("unexpected_keys", "weights belong to no part of the model"),
@@ -133,6 +134,10 @@ def _check_weights(info: dict[str, Any], folder: Path) -> None:
         ("error_msgs", "weights cannot be read"),
     ):
         if names := sorted(str(name[0] if isinstance(name, tuple) else name) for name in info.get(kind) or ()):
+            if kind == "unexpected_keys":  # layers for several tokens, which are carried over
+                names = [name for name in names if not is_spare(name, config)]
+            if not names:
+                continue
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise ModelError(
                 f"{len(names)} {what}: {shown}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ratchet.documents.passport import Fate, ModelPart, Passport
@@ -16,23 +16,10 @@ from ratchet.errors import ModelError
 from ratchet.model.check import text_settings
 from ratchet.model.companions import companions
 from ratchet.model.folder import UNDONE, Stored, storage_of, stored_tensors
+from ratchet.model.part_names import KINDS, SPARE, UNREAD, purpose_of
 from ratchet.pairs.tokenizer import read_json
 
-_PATTERNS = (
-    ("vision", r"(^|\.)(vision_tower|vision_model|visual|vision_encoder|vision_embedder|embed_vision)\."),
-    ("audio", r"(^|\.)(audio_tower|audio_model|audio_encoder|embed_audio)\."),
-    ("projector", r"(^|\.)(multi_modal_projector|mm_projector|connector|aligner|vision_projector)\."),
-    ("more tokens", r"(^|\.)mtp\."),
-    ("experts", r"\.experts\."),
-    ("router", r"\.(gate|router)\.[^.]+$|e_score_correction_bias$"),
-    ("embeddings", r"(^|\.)(embed_tokens|wte|wpe|word_embeddings|embed_in|embed_positions|embeddings)\."),
-    ("head", r"(^|\.)(lm_head|embed_out)\."),
-    ("text", ""),
-)
-"""Kinds of parts, each with a pattern of its tensors' names; the first that matches counts."""
-_UNREAD = {"vision", "audio", "projector"}
-_SPARE = "more tokens"
-"""Layers that predict several tokens at a time: transformers leaves them in the folder."""
+_TIED = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embeddings.weight")
 _SCALES = re.compile(r"_scales$|_scale_inv$|\.(?:weight|activation|input)_scale$")
 
 
@@ -43,15 +30,17 @@ def passport_of(folder: Path) -> Passport:
     kept, left = companions(folder)
     longest = text.get("max_position_embeddings") or text.get("n_positions")
     tensors = stored_tensors(folder).values()
-    of: dict[str, list[Stored]] = {name: [] for name, _ in _PATTERNS}
+    of: dict[str, list[Stored]] = {kind: [] for kind in KINDS}
     for tensor in tensors:
-        of[_kind(tensor.name, int(text.get("num_hidden_layers") or 0))].append(tensor)
+        of[purpose_of(tensor.name, int(text.get("num_hidden_layers") or 0))].append(tensor)
+    tied = bool(text.get("tie_word_embeddings", False))
     return Passport(
         architecture=next(iter(fields.get("architectures") or ()), ""),
         kind=str(fields.get("model_type", "")),
         vocabulary=int(text.get("vocab_size") or 0),
         longest=None if longest is None else int(longest),
-        tied=bool(text.get("tie_word_embeddings", False)),
+        tied=tied,
+        shared=_shared(of) if tied else (),
         storage=UNDONE.get(method, method) if method else None,
         refused=_refusal(method),
         parts=tuple(_part(name, some, _fate(name, method)) for name, some in of.items() if some),
@@ -83,18 +72,19 @@ def _refusal(method: str | None) -> str | None:
     return f"its weights are stored quantised ({method}), which loading does not undo: nothing could be published"
 
 
-def _kind(name: str, layers: int) -> str:
-    number = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
-    found = next(kind for kind, pattern in _PATTERNS if re.search(pattern, name))
-    beyond = number is not None and layers and int(number[1]) >= layers
-    return _SPARE if beyond and found not in _UNREAD else found
+def _shared(of: Mapping[str, Sequence[Stored]]) -> tuple[str, ...]:
+    """Return the stored tensors that are one weight where the head is the embeddings; some folders store it twice."""
+    heads = [one.name for one in of["head"] if one.name.endswith(".weight")]
+    return (*(one.name for one in of["embeddings"] if one.name.endswith(_TIED)), *heads)
 
 
 def _fate(name: str, method: str | None) -> Fate:
-    if name in _UNREAD:
+    if name in UNREAD:
         return "kept"
+    if name == "buffers":
+        return "held"
     # Their scales mean nothing beside weights that are no longer quantised.
-    return ("lost" if method else "kept") if name == _SPARE else "trained"
+    return ("lost" if method else "kept") if name == SPARE else "trained"
 
 
 def _part(name: str, tensors: Iterable[Stored], fate: Fate) -> ModelPart:

@@ -1,0 +1,45 @@
+"""What a stored tensor is for, by the name that it has on the hub. No torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+SPARE = "more tokens"
+"""Layers that predict several tokens at a time: transformers leaves them in the folder."""
+UNREAD = {"vision", "audio", "projector"}
+"""Parts of which an answer of texts reads nothing."""
+_PATTERNS = (
+    ("vision", r"(^|\.)(vision_tower|vision_model|visual|vision_encoder|vision_embedder|embed_vision)\."),
+    ("audio", r"(^|\.)(audio_tower|audio_model|audio_encoder|embed_audio)\."),
+    ("projector", r"(^|\.)(multi_modal_projector|mm_projector|connector|aligner|vision_projector)\."),
+    (SPARE, r"(^|\.)mtp(_layers|_block)?\."),
+    ("buffers", r"(e_score_correction_bias|\.expert_bias|inv_freq|\.attn(ention)?\.(masked_)?bias)$"),
+    ("experts", r"\.experts\."),
+    ("router", r"\.(gate|router)\.[^.]+$"),
+    ("embeddings", r"(^|\.)(embed_tokens|wte|wpe|word_embeddings|embed_in|embed_positions|embeddings)\."),
+    ("head", r"(^|\.)(lm_head|embed_out)\."),
+    ("text", ""),
+)
+"""Kinds of parts, each with a pattern of its tensors' names; the first that matches counts."""
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+KINDS = tuple(kind for kind, _ in _PATTERNS)
+
+
+def purpose_of(name: str, layers: int) -> str:
+    """Return the part that a tensor belongs to, in a text model of so many layers (0: not known)."""
+    number = _LAYER.search(name)
+    found = next(kind for kind, pattern in _PATTERNS if re.search(pattern, name))
+    beyond = number is not None and layers and int(number[1]) >= layers
+    return SPARE if beyond and found not in UNREAD else found
+
+
+def is_spare(name: str, config: Any) -> bool:
+    """Say whether a tensor is of a layer for several tokens, of which the configuration of a model says how many.
+
+    Without that, a layer beyond the last one is no such layer: config.json may be another model's.
+    """
+    text = config.get_text_config()
+    layers, more = (getattr(text, key, None) or 0 for key in ("num_hidden_layers", "num_nextn_predict_layers"))
+    number = _LAYER.search(name)
+    return purpose_of(name, layers) == SPARE and (number is None or int(number[1]) < layers + more)
