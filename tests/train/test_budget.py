@@ -13,9 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratchet.documents.events import Event, events_of, write_event
 from ratchet.model import memory
 from ratchet.model.batch import Packing, collate
 from ratchet.model.forward import PairScorer
+from ratchet.store import machine
 from ratchet.store.files import read_sealed
 from ratchet.train import budget
 from ratchet.train.batches import GlobalBatch
@@ -56,6 +58,64 @@ def test_a_budget_that_fitted_is_kept_where_twice_it_does_not() -> None:
     assert memory.largest_budget(lambda tokens: 100_000 * tokens + 16 * tokens**2, 64 * 10**9, gpu) == 32_768
     out_above = lambda tokens: 1000 * tokens if tokens <= 20_000 else sys.maxsize  # noqa: E731
     assert memory.largest_budget(out_above, 64 * 10**9, gpu) == 16_384
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted", "tries"),
+    [
+        ({512: 4.0, 1024: 5.0, 2048: 10.0}, 1024, [512, 1024, 2048]),  # 128, 205 and 205 tokens a second
+        ({512: 4.0, 1024: 7.9, 2048: 10.0}, 512, [512, 1024]),
+        ({512: 0.4, 1024: 1.2, 2048: 1.3, 4096: 2.4}, 4096, [512, 1024, 2048, 4096]),  # 0.4 s says nothing
+    ],
+)
+def test_passes_that_are_no_quicker_are_not_made_larger(
+    seconds: dict[int, float], wanted: int, tries: list[int]
+) -> None:
+    tried: list[int] = []
+
+    def peak_at(tokens: int) -> int:
+        tried.append(tokens)
+        return tokens
+
+    assert memory.largest_budget(peak_at, 10**9, CPU, seconds.__getitem__) == wanted
+    assert tried == tries
+
+
+def test_ray_s_share_of_a_machine_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends processes where 95 % of the memory are used."""
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(total=100 << 30, available=12 << 30))
+    assert memory.available(CPU) == 7 << 30
+
+
+def test_files_that_a_container_has_read_are_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    for name, text in {
+        "max": "400000000\n",
+        "current": "390000000\n",
+        "stat": "anon 1\ninactive_file 90000000\n",
+    }.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert machine.memory() == machine.Memory(400_000_000, 100_000_000)
+
+
+def test_a_budget_that_was_found_is_halved_once(tmp_path: Path) -> None:
+    spec, engine, data = engine_and_data(tmp_path, token_budget=None)
+    find = lambda: budget.choose(spec, engine, data, Alone(), pytest.fail)  # noqa: E731
+    assert not budget.goes_on(spec, "before it was found")
+    found = find()
+    assert budget.goes_on(spec, "memory ran out") and find() == found // 2 == budget.known_budget(spec)
+    # The worker that fails may know it first; then the driver lets the step begin again, until it has.
+    assert not budget.halve(spec, "again") and budget.goes_on(spec, "again")
+    write_event(tmp_path, Event(code="group-began", what="1 worker began"))
+    assert not budget.goes_on(spec, "again") and find() == found // 2
+    told = [event.what for event in events_of(tmp_path) if event.code.startswith("budget")]
+    assert f"token_budget {found:,}" in told[0] and "GiB" in told[0]
+    assert told[1:] == [f"memory ran out; once more with half as many tokens in a pass: {found // 2:,}"]
+
+
+def test_a_budget_of_the_plan_is_not_halved(tmp_path: Path) -> None:
+    spec, *_ = engine_and_data(tmp_path, token_budget=200)
+    assert not budget.goes_on(spec, "memory ran out") and budget.known_budget(spec) == 200
 
 
 @pytest.mark.parametrize("free", [0, 10**9])

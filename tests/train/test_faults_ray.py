@@ -35,6 +35,36 @@ def fault(monkeypatch: pytest.MonkeyPatch, folder: Path, what: str) -> None:
     monkeypatch.setenv("RATCHET_FAULT_ONCE", str(folder / "acted"))
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_an_automatic_budget_that_was_too_large_is_halved_and_training_goes_on(
+    session: None, inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: int
+) -> None:
+    """Ray begins the group again, after a lost worker, or the driver, where Ray may not."""
+    fault(monkeypatch, tmp_path, "step:memory@2#1")
+    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2, max_steps=3, **{**CALM, "token_budget": None})
+    result = go(spec, max_restarts=restarts)
+    assert (tmp_path / "acted").exists() and result.steps == 3
+    found = int(re.findall(r"token_budget ([\d,]+):", result.events[1].what)[0].replace(",", ""))
+    assert result.token_budget == found // 2
+    codes = [event.code for event in result.events if event.code != "worker-failed"]
+    assert codes == ["group-began", "budget-found", "budget-halved", "group-began"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_memory_that_runs_out_again_ends_the_step_with_figures(
+    session: None, inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """A budget of the plan is the plan's, and is not tried again; a found one once."""
+    monkeypatch.setenv("RATCHET_FAULT", "step:memory@1#0")
+    tokens = {"token_budget": None if again else 64}
+    with raises("training.out-of-memory", "out of memory") as caught:
+        go(spec_at(tmp_path / "run", inputs, **{**CALM, **tokens}))
+    events = events_of(tmp_path / "run")
+    assert sum(event.code == "group-began" for event in events) == 1 + again
+    now = 2048 if again else 64
+    assert f"it is {now:,} now: try {now // 2:,}" in caught.value.fix
+
+
 @pytest.mark.slow
 def test_a_hung_worker_is_named_with_its_step_and_training_goes_on(
     base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

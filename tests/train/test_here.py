@@ -13,6 +13,7 @@ from ratchet.documents.events import events_of
 from ratchet.model.folder import digest_model
 from ratchet.plan.training import Checkpoint
 from ratchet.train import here
+from ratchet.train.budget import known_budget
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.here import train_here
@@ -51,6 +52,27 @@ def test_a_stop_is_heeded_after_the_update_and_the_next_call_goes_on(tmp_path: P
     assert digest_model(tmp_path / "step/model") == whole
     assert timeless(tmp_path / "step") == timeless(tmp_path / "whole/step")
     assert any("went on after step 4" in line for line in said) and all(line.startswith("align") for line in said)
+
+
+def test_an_automatic_budget_is_halved_and_the_step_goes_on(
+    tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out in the first update: found passes were too large for it, as others took what was free."""
+    lines: list[str] = []
+    spec = spec_of(tmp_path, **inputs | {"token_budget": None}, max_steps=2)
+
+    class Narrow(TorchEngine):
+        def step(self, learning_rate: float, norm: float | None) -> Any:
+            if (known := known_budget(spec)) is not None and known > 2048:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().step(learning_rate, norm)
+
+    monkeypatch.setattr(here, "TorchEngine", Narrow)
+    result = train_here(spec, say=lines.append)
+    assert result.steps == 2 and result.token_budget == 2048
+    codes = [event.code for event in result.events]
+    assert codes == ["group-began", "budget-found", "worker-failed", "budget-halved", "group-began"]
+    assert any("once more with half as many tokens in a pass: 2,048" in line for line in lines)
 
 
 def test_want_of_memory_is_the_plans_affair_and_other_faults_are_the_debuggers(

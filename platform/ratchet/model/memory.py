@@ -22,6 +22,12 @@ MOST = {"cpu": 4096, "cuda": 65536}
 SHARE = 0.8
 """Of the free memory: allocators fragment, and the longest pairs are not the worst that can come."""
 _STEP = 256
+_GAIN = 1.05
+"""A larger pass is worth its memory where it computes so many times the tokens a second."""
+_TELLING = 0.5
+"""Seconds: a shorter pass says nothing of speed."""
+_KEPT = 0.05
+"""Of a machine's memory: where less is free, Ray ends processes."""
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _KB = 1024
@@ -56,7 +62,8 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return machine.memory().available
+    found = machine.memory()
+    return found.available - int(_KEPT * found.total)
 
 
 def taken_by(action: Callable[[], object], device: torch.device) -> int:
@@ -69,19 +76,26 @@ def taken_by(action: Callable[[], object], device: torch.device) -> int:
     return max(0, peak(device) - before)
 
 
-def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.device) -> int:
+def largest_budget(
+    peak_at: Callable[[int], int],
+    free: int,
+    device: torch.device,
+    seconds_at: Callable[[int], float] = lambda tokens: 0.0,
+) -> int:
     """Return the largest token budget whose peak fits into `free` bytes, between FIRST and what MOST says.
 
-    `peak_at(tokens)` tries a pass and returns its bytes. Budgets double while twice the last peak fits; the rest is by
-    the square root of what is left. A budget that turned out not to fit, or for which a GPU had not enough, gives way
-    to the previous one.
+    `peak_at(tokens)` tries a pass and returns its bytes, `seconds_at` how long that pass took. Budgets double while
+    twice the last peak fits and passes get quicker a token; the rest is by the square root of what is left. A budget
+    that turned out not to fit, or for which a GPU had not enough, gives way to the previous one.
     """
     most = MOST.get(device.type, MOST["cuda"])
     budget, needed = FIRST, peak_at(FIRST)
     while budget < most and 2 * needed <= free:
         larger = min(2 * budget, most)
         bytes_larger = peak_at(larger)
-        if bytes_larger > free:
+        before, now = seconds_at(budget), seconds_at(larger)
+        # What is no quicker is not worth its memory, and the next one's trial neither its time.
+        if bytes_larger > free or (before >= _TELLING and now * budget * _GAIN > before * larger):
             return budget
         budget, needed = larger, bytes_larger
     if budget >= most or needed > free:

@@ -102,7 +102,8 @@ class Cluster(Strict):
     token_budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # noqa: S105  tokens of text
     """Tokens that one forward pass computes, shared ones once; a longer pair has a pass to itself. A prompt whose
     answers need several passes stays across them where that saves time, and may be longer than a pass.
-    `auto` tries passes of the longest pairs and takes what fits into memory."""
+    `auto` tries passes of the longest pairs, and takes what fits into memory and is quicker than smaller passes. Where
+    memory runs out all the same, the step goes on once with half as many."""
     sharing: Literal["auto", "prompt", "none"] = "auto"
     """Tokens computed once for all sequences that begin with them: any prefix, prompts alone, or none."""
     deepspeed: DeepSpeed = DeepSpeed()

@@ -31,14 +31,21 @@ class Memory:
 
 
 def memory() -> Memory:
-    """Return this machine's memory, or its container's where that has less."""
+    """Return this machine's memory, or its container's where that has less.
+
+    What a container holds of files alone, and has not used lately, can still be given away.
+    """
     found = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"), re.M))
     whole = Memory(int(found.get("MemTotal", 0)) * _KB, int(found.get("MemAvailable", 0)) * _KB)
     limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
     # `max` stands where the container has no limit.
     if not (limit.exists() and used.exists()) or (most := limit.read_text(encoding="utf-8").strip()) == "max":
         return whole
-    left = int(most) - int(used.read_text(encoding="utf-8"))
+    stat_file = _CGROUP / "memory.stat"
+    files = (
+        re.search(r"^inactive_file (\d+)", stat_file.read_text(encoding="utf-8"), re.M) if stat_file.exists() else None
+    )
+    left = int(most) - int(used.read_text(encoding="utf-8")) + (int(files[1]) if files else 0)
     return Memory(min(whole.total, int(most)), min(whole.available, left))
 
 

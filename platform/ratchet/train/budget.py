@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ratchet.documents.events import Event, events_of, write_event
 from ratchet.errors import CorruptError
 from ratchet.model import memory
 from ratchet.model.batch import Packing, collate
 from ratchet.model.divide import Rows, filling
 from ratchet.store.files import read_sealed, write_sealed
+from ratchet.store.machine import gib
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import TrainingEngine
 from ratchet.train.objective import Data, Table
@@ -27,6 +30,8 @@ from ratchet.train.spec import TrainSpec
 
 _log = logging.getLogger(__name__)
 NAME = "budget.json"
+_HALVED = "halved"
+_TURNS = {"budget-halved", "group-began", "group-went-on"}
 
 
 def choose(
@@ -48,23 +53,75 @@ def choose(
     columns = 2 if spec.supervised else 3
     longest = np.argsort(-data.table.lengths_N3[:, :columns].sum(1), kind="stable")
     free = _free(spec, engine, communicator)
+    tried: dict[int, tuple[int, float]] = {}
 
-    def peak_at(tokens: int) -> int:
-        taken = memory.taken_by(lambda: _try_pass(spec, engine, data, longest, tokens), engine.device)
-        return max(communicator.gather(taken))
+    def pass_of(tokens: int) -> tuple[int, float]:
+        """Return the bytes and seconds of a pass, on the worker that takes most; each is tried once."""
+        if tokens not in tried:
+            clock = time.monotonic()
+            taken = memory.taken_by(lambda: _try_pass(spec, engine, data, longest, tokens), engine.device)
+            told = communicator.gather((taken, time.monotonic() - clock))
+            tried[tokens] = max(size for size, _ in told), max(seconds for _, seconds in told)
+        return tried[tokens]
 
-    needs = spec.gradient_checkpointing is None and peak_at(spec.token_budget or memory.FIRST) > free
+    needs = spec.gradient_checkpointing is None and pass_of(spec.token_budget or memory.FIRST)[0] > free
     if needs:
         recompute()
-    found = spec.token_budget or memory.largest_budget(peak_at, free, engine.device)
+        tried.clear()
+    found = spec.token_budget or memory.largest_budget(
+        lambda tokens: pass_of(tokens)[0], free, engine.device, lambda tokens: pass_of(tokens)[1]
+    )
     line = {"token_budget": found, "recompute": needs, "asked": _asked(spec, communicator)}
 
     def write() -> None:
         if communicator.rank == 0:
             write_sealed(path, line)
+        if communicator.rank == 0 and spec.token_budget is None:
+            said = _in_words(found, needs, free, engine, tried)
+            write_event(Path(spec.folder), Event(code="budget-found", what=said))
 
     agree(communicator, write)
     return found
+
+
+def _in_words(
+    found: int, recompute: bool, free: int, engine: TrainingEngine, tried: Mapping[int, tuple[int, float]]
+) -> str:
+    """Say what a pass may take, and what the largest one that was tried and fits took."""
+    largest = max(tokens for tokens in tried if tokens <= found)
+    size, seconds = tried[largest]
+    again = "activations are computed twice; " if recompute else ""
+    return (
+        f"token_budget {found:,}: {again}a pass of {largest:,} tokens took {gib(size)} and {seconds:.1f} s; a worker "
+        f"may take {gib(max(0, free))} for one, and {gib(engine.coming_bytes)} besides in its first update"
+    )
+
+
+def goes_on(spec: TrainSpec, why: str) -> bool:
+    """Whether a step whose workers ran out of memory begins again, with half as many tokens in a pass."""
+    if halve(spec, why):
+        return True
+    codes = [event.code for event in events_of(Path(spec.folder))]
+    # A worker may have halved it as it failed.
+    return next((code for code in reversed(codes) if code in _TURNS), None) == "budget-halved"
+
+
+def halve(spec: TrainSpec, why: str) -> bool:
+    """Let the passes of a step have half as many tokens from now on, once; tell whether they do.
+
+    Only where the tokens were found by trying: what a plan says stays. Raises StorageError.
+    """
+    path, found = Path(spec.folder) / NAME, None
+    with contextlib.suppress(CorruptError):
+        found = read_sealed(path)
+    if spec.token_budget is not None or found is None or found.get(_HALVED) or found["token_budget"] < 2:
+        return False
+    half = found["token_budget"] // 2
+    found |= {"token_budget": half, _HALVED: True}
+    write_sealed(path, found)
+    said = f"{why}; once more with half as many tokens in a pass: {half:,}"
+    write_event(Path(spec.folder), Event(code="budget-halved", what=said))
+    return True
 
 
 def _asked(spec: TrainSpec, communicator: Communicator) -> dict[str, Any]:

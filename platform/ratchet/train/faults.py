@@ -7,6 +7,7 @@
 Points, in the order a step meets them:
     step:nan            the step's first loss becomes NaN on this rank
     step:hang           this rank stands still before the step's exchange, for good
+    step:memory         this rank finds no memory for the step's passes
     step:kill           SIGKILL after the step's backward passes, before its update
     ckpt:after_shard    SIGKILL once this rank's files of a checkpoint are written
     ckpt:before_marker  SIGKILL once the manifest is written, before COMMITTED
@@ -24,7 +25,7 @@ from pathlib import Path
 
 _VARIABLES = ("RATCHET_FAULT", "RATCHET_FAULT_ONCE")
 POINTS = (
-    *("step:nan", "step:hang", "step:kill"),
+    *("step:nan", "step:hang", "step:memory", "step:kill"),
     *("ckpt:after_shard", "ckpt:before_marker", "ckpt:after_marker", "ckpt:disk_full"),
     "score:kill",
 )
@@ -59,6 +60,12 @@ def kill_if_due(point: str, step: int, rank: int) -> None:
     """End this process with SIGKILL if the fault is due: no handler runs, nothing is flushed."""
     if due(point, step, rank):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def no_memory_if_due(step: int, rank: int) -> None:
+    """Raise what a device without memory raises if `step:memory` is due."""
+    if due("step:memory", step, rank):
+        raise MemoryError("out of memory, as RATCHET_FAULT asks")
 
 
 def hang_if_due(step: int, rank: int) -> None:

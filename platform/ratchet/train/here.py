@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from ratchet.errors import TrainingError
 from ratchet.train import loop
+from ratchet.train.budget import goes_on, known_budget
 from ratchet.train.communicate import Alone, out_of_memory
 from ratchet.train.driver_loop import Told
 from ratchet.train.engine import TorchEngine
 from ratchet.train.launch import TrainResult, go_on_or_stop, train_result
 from ratchet.train.notice import Ended, Notice
+from ratchet.train.out_of_memory import smaller_passes
 from ratchet.train.rehearsal import rehearse
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import begin_step, ended_of, finish_step, noting_failures
@@ -42,25 +45,33 @@ def train_here(
     # A number is needed: CUDA makes the device of a pass the current one.
     device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
     try:
-        with noting_failures(spec, Alone()):
-            rehearsed = rehearse(spec, Alone(), device, TorchEngine)
-            step = begin_step(spec, Alone(), device, TorchEngine, told)
-            with step.books:
-                trained = loop.run(spec, step.parts, step.resumed)
-            found = finish_step(spec, step, trained, rehearsed)
-    except Ended as end:
-        go_on_or_stop(spec, ended_of(end, 1))
-        raise  # `told` gives no notice on which others go on
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(f"{type(error).__name__}: {error}"):
-            raise
-        raise TrainingError(
-            f"out of memory: {error}",
-            where=f"step {spec.step}",
-            fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or divide the model among workers "
-            "(cluster.deepspeed.zero, without --here)",
-            code="training.out-of-memory",
-        ) from error
+        while True:
+            try:
+                with noting_failures(spec, Alone()):
+                    found = _train(spec, device, told)
+                break
+            except Ended as end:
+                go_on_or_stop(spec, ended_of(end, 1))
+                raise  # `told` gives no notice on which others go on
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(f"{type(error).__name__}: {error}"):
+                    raise
+                if not goes_on(spec, "memory ran out"):
+                    raise TrainingError(
+                        f"out of memory: {error}",
+                        where=f"step {spec.step}",
+                        fix=f"{smaller_passes(known_budget(spec))}, set cluster.gradient_checkpointing, or divide the "
+                        "model among workers (cluster.deepspeed.zero, without --here)",
+                        code="training.out-of-memory",
+                    ) from error
     finally:
         news.news()
     return train_result(found, clock)
+
+
+def _train(spec: TrainSpec, device: torch.device, told: Callable[[], Notice | None]) -> dict[str, Any]:
+    rehearsed = rehearse(spec, Alone(), device, TorchEngine)
+    step = begin_step(spec, Alone(), device, TorchEngine, told)
+    with step.books:
+        trained = loop.run(spec, step.parts, step.resumed)
+    return finish_step(spec, step, trained, rehearsed)

@@ -16,12 +16,12 @@ from ratchet.documents.events import Event, events_of, read_events, write_event
 from ratchet.errors import ClusterError, StoppedError, TrainingError, error_from
 from ratchet.store import warned
 from ratchet.train import faults
-from ratchet.train.budget import known_budget
+from ratchet.train.budget import goes_on, known_budget
 from ratchet.train.communicate import out_of_memory
 from ratchet.train.driver_loop import NodeWatch, Told, live_nodes, refuse_stopped, watched
 from ratchet.train.group import scratch_folder, told_group, torch_trainer
 from ratchet.train.notice import WORKERS, write_notice
-from ratchet.train.out_of_memory import keep_text, memory_error
+from ratchet.train.out_of_memory import OUT_OF_MEMORY, keep_text, memory_error, smaller_passes
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import ray_worker
 
@@ -87,7 +87,8 @@ def train(
     lets it go where this process is lost, which Ray does not. `stop` says why training should stop, if it should;
     `say` gets a line for people when something happened to the step.
 
-    A lost worker starts the group again from the newest good checkpoint, `max_restarts` times; a node that is taken
+    A lost worker starts the group again from the newest good checkpoint, `max_restarts` times; one that ran out of
+    memory once more, with half as many tokens in a pass, where these were found by trying; a node that is taken
     away with notice, or room for more workers, after a checkpoint, any number of times. Ray's
     own snapshot of a run is not trusted: each group has a run name and folder of its own, which goes
     at the end. `worker` is what each worker runs. Raises the workers' RatchetError, StoppedError, or ClusterError where
@@ -101,14 +102,20 @@ def train(
         write_notice(folder, None)
         # A driver that was killed may have left it, and its workers would be taken for these.
         (folder / WORKERS).unlink(missing_ok=True)
-        with _plain_errors(spec):
-            refuse_stopped(spec, stop())
-            fitted: Future[Mapping[str, Any]] = Future()
-            # In a thread of its own, because Ray Train would take the signals of the main one. A daemon, because
-            # workers that never get room are not waited for.
-            arguments = (fitted, spec, each, max_restarts, slots, worker)
-            threading.Thread(target=_fit, args=arguments, name="ratchet-train", daemon=True).start()
-            outcome = watched(spec, fitted, watch, stop, tell)
+        try:
+            with _plain_errors(spec):
+                refuse_stopped(spec, stop())
+                fitted: Future[Mapping[str, Any]] = Future()
+                # In a thread of its own, because Ray Train would take the signals of the main one. A daemon, because
+                # workers that never get room are not waited for.
+                arguments = (fitted, spec, each, max_restarts, slots, worker)
+                threading.Thread(target=_fit, args=arguments, name="ratchet-train", daemon=True).start()
+                outcome = watched(spec, fitted, watch, stop, tell)
+        except (ClusterError, TrainingError) as error:
+            if error.code not in OUT_OF_MEMORY or not goes_on(spec, error.what):
+                raise
+            tell.news()
+            continue
         if "ended" not in outcome:
             break
         go_on_or_stop(spec, outcome["ended"])
@@ -223,7 +230,8 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
             raise TrainingError(
                 what,
                 where=f"step {spec.step}",
-                fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero",
+                fix=f"{smaller_passes(known_budget(spec))}, set cluster.gradient_checkpointing, or raise "
+                "cluster.deepspeed.zero",
                 code="training.out-of-memory",
             ) from error
         raise ClusterError(

@@ -170,6 +170,7 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
     """Run this worker's forward and backward passes of one step, and return its sums."""
     engine, rank = parts.engine, parts.communicator.rank
     faults.hang_if_due(batch.step, rank)
+    faults.no_memory_if_due(batch.step, rank)
     share, loss = 1.0 / normaliser(spec, parts.data.table, batch.rows), loss_function(spec)
     sums: list[Tensor] = []
     losses: list[tuple[tuple[str, ...], Tensor]] = []

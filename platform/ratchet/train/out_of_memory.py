@@ -12,6 +12,8 @@ from ratchet.errors import ClusterError, RatchetError, TrainingError
 
 _NODE = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")
 _KILLED = re.compile(r"actual memory used=([\d.]+)GB")
+OUT_OF_MEMORY = {"training.out-of-memory", "cluster.memory"}
+"""Codes of the errors of a run without memory."""
 _OURS = 0.5
 """From this share of the used memory on it is the run that needs too much of it, and not what runs beside it."""
 
@@ -38,13 +40,18 @@ def memory_error(said: str, where: str, workers: int, budget: int | None) -> Rat
             fix="run again when the others need less, or elsewhere: it goes on from what was saved",
             code="cluster.memory",
         )
-    lower = "lower cluster.token_budget" + (f" (it is {budget:,} now: try {max(1, budget // 2):,})" if budget else "")
     return TrainingError(
         what,
         where=where,
-        fix=f"{lower}, set cluster.gradient_checkpointing, raise cluster.deepspeed.zero, or take a larger machine",
+        fix=f"{smaller_passes(budget)}, set cluster.gradient_checkpointing, raise cluster.deepspeed.zero, or take a "
+        "larger machine",
         code="training.out-of-memory",
     )
+
+
+def smaller_passes(budget: int | None) -> str:
+    """Return the advice to lower the tokens of a pass, with figures where they are known."""
+    return "lower cluster.token_budget" + (f" (it is {budget:,} now: try {max(1, budget // 2):,})" if budget else "")
 
 
 def keep_text(said: str) -> None:
