@@ -24,6 +24,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from raised import raises
+from ratchet.documents.events import events_of
 from ratchet.documents.passport import reach_in_words
 from ratchet.model.load import load_model
 from ratchet.model.lora import add_lora, bypassed_modules, merge_lora, reach_of, try_merge
@@ -189,6 +190,8 @@ def test_a_step_of_adapters_on_experts_is_published_with_what_it_reached(tmp_pat
     assert found["reach"]["experts"] == 0 and found["reach"]["modules"]["experts"] == 4
     share = 100 * found["reach"]["parameters"] / found["reach"]["of"]
     assert f"on {share:.3g} % of the parameters" in (tmp_path / "run/model/README.md").read_text()
+    (said,) = [event.what for event in events_of(tmp_path / "run") if event.code == "adapters-reach"]
+    assert said.startswith(f"adapters reach {share:.3g} % of the parameters")
     start, end = (load_model(one, "float32") for one in (folder_of(tmp_path / "again", config), tmp_path / "run/model"))
     changed = [n for (n, a), b in zip(start.named_parameters(), end.parameters(), strict=True) if not torch.equal(a, b)]
     assert any("experts" in name for name in changed)

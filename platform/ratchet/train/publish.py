@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ratchet.documents.events import Event, write_event
 from ratchet.documents.passport import Reach, reach_in_words
 from ratchet.errors import ModelError, StorageError
 from ratchet.model import noise
@@ -130,11 +131,15 @@ def adapters_reach(model: Any) -> Reach:
     return reach_of(model)
 
 
-def say_reach(model: Any) -> None:
-    """Say so where adapters leave out the experts of a model, or modules whose weights are read past them."""
-    found = adapters_reach(model)
+def say_reach(found: Reach, folder: Path) -> None:
+    """Say what adapters are on: a warning where they leave out experts, or modules on which none fits, and else an
+    event of the step. Raises StorageError.
+    """
+    said = f"adapters reach {reach_in_words(found)}"
     if found.experts or found.bypassed:
-        _log.warning("adapters reach %s", reach_in_words(found))
+        _log.warning("%s", said)
+    else:
+        write_event(folder, Event(code="adapters-reach", what=said))
 
 
 def _write(

@@ -35,7 +35,7 @@ from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import WORKERS, Ended, Notice, WorkerNodes, read_notice
 from ratchet.train.optimiser import warn_of_warmup
 from ratchet.train.owed import score_owed
-from ratchet.train.publish import publish_model, say_reach
+from ratchet.train.publish import adapters_reach, publish_model, say_reach
 from ratchet.train.rehearsal import rehearse
 from ratchet.train.scorer import build_scorer, recompute_activations
 from ratchet.train.spec import TrainSpec
@@ -153,8 +153,8 @@ def begin_step(
     data, heldout = agree(communicator, lambda: open_data(spec))
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
     scorer = agree(communicator, lambda: build_scorer(spec, device, first=communicator.rank == 0))
-    if communicator.rank == 0 and spec.stage.lora is not None:
-        say_reach(scorer.model)
+    # Before an engine divides the weights.
+    reach = adapters_reach(scorer.model) if spec.stage.lora is not None else None
     agree(communicator, lambda: check_masters(spec, scorer, first=communicator.rank == 0))
     engine = make_engine(spec, scorer, device)
     carry(spec, engine)
@@ -164,6 +164,8 @@ def begin_step(
     after = resumed.step if resumed else 0
     if communicator.rank == 0:
         _note_start(Path(spec.folder), checkpoints, communicator.world, after)
+        if reach is not None:
+            say_reach(reach, Path(spec.folder))
         if not after:
             warn_of_warmup(spec.step, course.total_steps, spec.stage.warmup)
     engine.train(True)
