@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import torch
 
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model, skeleton
+from ratchet.model.states import carriers
 from ratchet.train.publish import add_adapters, round_adapters, try_adapters, try_publishing
 from ratchet.train.spec import TrainSpec
+
+_log = logging.getLogger(__name__)
 
 
 def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairScorer:
@@ -32,7 +37,19 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
         round_adapters(model, spec.dtype)
         if first and quantise is None:
             try_adapters(model)
-    return PairScorer(model, sharing=spec.cluster.sharing, device=device, router_loss=spec.stage.router_loss)
+    scorer = PairScorer(model, sharing=spec.cluster.sharing, device=device, router_loss=spec.stage.router_loss)
+    if spec.cluster.deepspeed.zero == 3 and spec.cluster.workers != 1:
+        call_alike(scorer)
+    return scorer
+
+
+def call_alike(scorer: PairScorer) -> None:
+    """Lay out padded rows where layers carry a state, so that all workers call each module as often in a pass."""
+    if scorer.packing.why_padded is not None or not carriers(scorer.causal):
+        return
+    why = "its layers carry a state and are called once for each fork, while ZeRO-3 asks all workers for as many calls"
+    scorer.packing = dataclasses.replace(scorer.packing, longest=None, why_padded=why)
+    _log.warning("%s shares no tokens: %s", type(scorer.causal).__name__, why)
 
 
 def recompute_activations(model: Any) -> None:
