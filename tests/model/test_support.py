@@ -22,7 +22,8 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "key_heads", "size"), [(4, 4, 16), (6, 2, 64), (8, 1, 32)])
 def test_a_right_kernel_is_trusted(dtype: torch.dtype, heads: int, key_heads: int, size: int) -> None:
-    assert kernel_disproof(heads, key_heads, size, dtype, CPU) is None
+    for sinks, window in ((False, None), (True, None), (True, 5)):
+        assert kernel_disproof(heads, key_heads, size, dtype, CPU, sinks=sinks, window=window) is None
 
 
 def test_a_kernel_that_sees_another_branch_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +34,17 @@ def test_a_kernel_that_sees_another_branch_is_not(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(attention._ChainAttention, "apply", causal_alone)
     said = kernel_disproof(4, 2, 16, torch.float32, CPU)
     assert said is not None and "is off by" in said
+
+
+def test_a_kernel_that_forgets_a_sinks_gradient_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = attention._ChainAttention.apply
+
+    def detached(query: Any, key: Any, value: Any, sinks: Any, plan: TreePlan, scale: float) -> Any:
+        return right(query, key, value, sinks.detach(), plan, scale) + 0 * sinks.sum()
+
+    monkeypatch.setattr(attention._ChainAttention, "apply", detached)
+    said = kernel_disproof(4, 2, 16, torch.float32, CPU, sinks=True)
+    assert said is not None and "is off by 1 on" in said
 
 
 def test_a_kernel_whose_gradient_is_wrong_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ def test_a_block_mask_takes_little_memory() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_is_trusted_before_a_model_is_moved(dtype: torch.dtype) -> None:
-    assert kernel_disproof(8, 2, 64, dtype, GPU) is None
+    for sinks, window in ((False, None), (True, None), (True, 5)):
+        assert kernel_disproof(8, 2, 64, dtype, GPU, sinks=sinks, window=window) is None
     assert PairScorer(tiny("llama-gqa-tied", dtype), device=GPU).packing.why_padded is None
 
 

@@ -114,7 +114,7 @@ CARRYING: dict[str, Any] = {
     "lfm2": Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
     "mamba2": Mamba2Config(**SMALL, **ENDS, num_heads=4, head_dim=8, state_size=8, n_groups=1, chunk_size=8),
     "nemotron-h": NemotronHConfig(
-        **GROUPED | {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "moe"]},
+        **GROUPED | {"num_hidden_layers": 4, "layers_block_type": ["mamba", "attention", "moe", "mlp"]},
         **{"head_dim": 8, "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1},
         **{"chunk_size": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12},
         moe_shared_expert_intermediate_size=12,

@@ -37,7 +37,16 @@ _OTHER_LAYERS = {
 """What layers of other kinds do that a forest does not allow for."""
 _CARRYING = {"linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding"}
 """Layers that carry a state from row to row: `states` copies it at forks where transformers' own cache holds it."""
-_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "global", "local", "moe"}
+_KNOWN_LAYERS = {
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+    "attention",
+    "global",
+    "local",
+    "moe",
+    "mlp",
+}
 _SHORTEST = 16
 """The sequences of the proof must fit."""
 _WINDOW_TRIED = 5
@@ -218,9 +227,9 @@ def _difference(
 def _kernel_disproof(causal: Any, device: torch.device) -> str | None:
     """Compare the kernel where the model will run, if that is another device than the one it is proven on."""
     weight, config = causal.get_input_embeddings().weight, causal.config.get_text_config()
-    if device == weight.device:
+    heads = getattr(config, "num_attention_heads", 0)
+    if device == weight.device or not heads:
         return None
-    heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     sinks = any(getattr(module, "sinks", None) is not None for module in causal.modules())
