@@ -71,11 +71,7 @@ def packing_of(causal: Any, sharing: Sharing, forward: _Forward, device: torch.d
         carry_states(decoder_of(causal))
         causal.set_attn_implementation(attention.NAME)
         packing = Packing(sharing, longest)
-        reason = (
-            states_disproof(causal, _probe_plan(), device)
-            or _disproof(causal, packing, forward)
-            or _kernel_disproof(causal, device)
-        )
+        reason = lost_states(causal, device) or _disproof(causal, packing, forward) or _kernel_disproof(causal, device)
         if reason is None:
             return _across(causal, _within(causal, packing, forward), forward)
         causal.set_attn_implementation(before)
@@ -277,6 +273,11 @@ def kernel_disproof(
     off = max(float((one - other).abs().max() / other.abs().max()) for one, other in zip(found, wanted, strict=True))
     allowed = 2e-3 if wide == dtype else 5e-2
     return None if off <= allowed else f"attention over a forest is off by {off:.3g} on {device}"
+
+
+def lost_states(causal: Any, device: torch.device) -> str | None:
+    """Return how a layer that carries a state loses it at the forks of a small forest, or None."""
+    return states_disproof(causal, _probe_plan(), device)
 
 
 def _probe_plan() -> TreePlan:

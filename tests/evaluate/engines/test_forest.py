@@ -148,3 +148,23 @@ def test_a_sliding_window_is_no_end_of_a_forest(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(attention, "attend", windowless)  # as of a model that does not say its window
     assert forest_reach(model) == 64
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "mamba2"])
+def test_layers_that_carry_a_state_share_within_a_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = tiny(name, torch.float32), subjects()
+    assert forest_reach(model) == sys.maxsize
+    passes: list[int] = []
+    for tokens in (None, 50):
+        passes.clear()
+        with model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: passes.append(inputs[0].numel())):
+            answers = forest_likelihoods(model, asked, tokens)
+        assert (len(passes) == 1) == (tokens is None)
+        for request, found in zip(asked, answers, strict=True):
+            wanted = [value for value, _ in plainly(model, request)]
+            assert found.logprobs == pytest.approx(wanted, rel=1e-5, abs=1e-4)
+    read = sum(len(one.context) + max(map(len, one.continuations)) - 1 for one in asked)
+    assert sum(passes) < read
+    monkeypatch.setattr("ratchet.evaluate.engines.likelihood.lost_states", lambda _model, _device: "a state is lost")
+    assert forest_reach(model) == 0

@@ -83,7 +83,9 @@ def test_many_continuations_are_computed_in_parts(monkeypatch: pytest.MonkeyPatc
             assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bloom", "mamba", "mistral-narrow", "gpt-oss", "gemma3", "cohere", "gpt-neox"])
+@pytest.mark.parametrize(
+    "name", ["bloom", "mamba", "mistral-narrow", "gpt-oss", "qwen3.5", "falcon-h1", "gemma3", "cohere", "gpt-neox"]
+)
 def test_models_of_other_kinds_share_only_what_they_can(name: str) -> None:
     model = tiny(name, torch.float32)
     for request, answer in zip(

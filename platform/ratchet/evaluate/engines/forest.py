@@ -21,8 +21,8 @@ from torch import Tensor
 from ratchet.model import attention, memory
 from ratchet.model.head import chunk_rows, scaling_of
 from ratchet.model.parts import decoder_of
-from ratchet.model.states import carry_states
-from ratchet.model.tree import Branch, Ids, Index, Pass, Trunks, cut_passes, lay_trunks, rows_laid_out
+from ratchet.model.states import carriers, carry_states
+from ratchet.model.tree import Branch, Ids, Index, Pass, Trunks, cut_passes, divide_groups, lay_trunks, rows_laid_out
 from ratchet.model.tree_plan import TreePlan
 from ratchet.serving.requests import Answer, ContinuationRequest
 
@@ -64,12 +64,22 @@ def forest_likelihoods(model: Any, requests: Sequence[ContinuationRequest], toke
     """Return, for each request, Σ log p of each continuation's tokens in nats, and whether each is greedy.
 
     A pass computes `tokens` at most, as many as pay on the model's device by default. Log-probabilities are taken in
-    float32 and added in float64.
+    float32 and added in float64. Layers that carry a state keep none across passes: there a request is not cut.
     """
-    laid, entries = _laid(requests)
     budget = tokens or memory.MOST.get(model.device.type, memory.MOST["cuda"])
     if model.device.type == "cpu":
         budget = min(budget, max(1, MASKED // max(map(read_length, requests))))
+    if not carriers(model):
+        return _in_passes(model, requests, budget)
+    answers: dict[int, Answer] = {}
+    for places in divide_groups([sequences_of(one) for one in requests], budget):
+        some = [requests[place] for place in places]
+        answers |= zip(places, _in_passes(model, some, layout_rows(some)), strict=True)
+    return [answers[place] for place in range(len(requests))]
+
+
+def _in_passes(model: Any, requests: Sequence[ContinuationRequest], budget: int) -> list[Answer]:
+    laid, entries = _laid(requests)
     logps_E, greedy_E = [], []
     for one, hidden_TH in _computed(model, laid, cut_passes(laid, budget)):
         low, high = np.searchsorted(entries.rows_E, (one.start, one.stop))

@@ -21,7 +21,7 @@ from ratchet.errors import ModelError
 from ratchet.evaluate.engines.forest import forest_likelihoods, layout_rows, read_length
 from ratchet.model.load import original_length, put_back
 from ratchet.model.memory import FIRST
-from ratchet.model.support import make_up, narrowed, window_of
+from ratchet.model.support import lost_states, make_up, narrowed, window_of
 from ratchet.serving.requests import Answer, ContinuationRequest
 
 # Logits made at a time: a gigabyte in float32.
@@ -137,7 +137,7 @@ def forest_reach(model: Any) -> int:
     """
     reason, longest = make_up(model)
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    if reason is not None or capped or not _forest_agrees(model):
+    if reason is not None or capped or lost_states(model, model.device) is not None or not _forest_agrees(model):
         return 0
     limits = [sys.maxsize if longest is None else longest]
     if (window := window_of(model)) is not None and not _slides(model, window):
