@@ -94,6 +94,17 @@ TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3MoeForCausalLM",
         {**WIDE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     ),
+    "phimoe": (
+        "PhimoeForCausalLM",
+        {
+            **TEXT,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": None,
+            "router_jitter_noise": 0.1,
+            "input_jitter_noise": 0.1,
+        },
+    ),
 }
 """Families of texts alone."""
 BESIDE = ("preprocessor_config.json", "processor_config.json", "LICENSE", "additional_chat_templates/tool_use.jinja")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import sys
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     DeepseekV3Config,
     Ernie4_5_MoeConfig,
     FlexOlmoConfig,
@@ -35,6 +37,7 @@ from raised import raises
 from ratchet.model.batch import PADDED, Packing, collate
 from ratchet.model.forward import PairScorer
 from ratchet.model.lora import add_lora
+from ratchet.model.router_loss import check_router_loss
 from ratchet.model.routing import load_metrics
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.training import Lora
@@ -328,6 +331,19 @@ def test_a_family_without_a_router_loss_is_refused_and_its_load_is_known_all_the
     assert scorer.routers.places == [1] and float(found[3]) == float(found.sum()) / 2
     with raises("model.router-loss", "no routers"):
         PairScorer(tiny("llama"), router_loss="model")
+
+
+@pytest.mark.heavy
+def test_a_family_without_a_router_loss_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    """By the source of each family alone; whether a loaded model has it is asked above."""
+    kinds = {AutoConfig.for_model(config.model_type).model_type for config in CONFIGS.values()}
+    for kind in (*sorted(kinds), "deepseek_v3", "doge", "llama", "qwen3_5_moe_text", "glm4_moe", "no_such_family"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        if kind in {"deepseek_v3", "doge", "llama", "glm4_moe"}:
+            with raises("model.router-loss", "stages.align.router_loss"):
+                check_router_loss(tmp_path, "stages.align.router_loss")
+        else:
+            check_router_loss(tmp_path, "stages.align.router_loss")
 
 
 def test_the_weight_is_the_configurations_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

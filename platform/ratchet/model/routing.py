@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from ratchet.errors import ModelError
 from ratchet.model.parts import decoder_of
+from ratchet.model.router_loss import ARGUMENTS, FUNCTION, no_router_loss
 
 _WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
 _CHOICES = ("num_experts_per_tok", "num_experts_per_token")
-_ARGUMENTS = ["gate_logits", "num_experts", "top_k", "attention_mask"]
 
 
 def still(model: nn.Module) -> None:
@@ -92,16 +92,10 @@ class Routers:
 
     def balance(self, asked: float | str) -> None:
         """Take the weight of the router loss: a number, or `model` for that of the configuration. Raises ModelError."""
-        loss = getattr(sys.modules[type(self.causal).__module__], "load_balancing_loss_func", None)
-        if loss is None or [*inspect.signature(loss).parameters] != _ARGUMENTS or len({*self.sizes}) != 1:
-            raise ModelError(
-                f"{type(self.causal).__name__} has no router loss in transformers"
-                + ("" if self.names else ": it has no routers that transformers records"),
-                where="router_loss",
-                fix="set router_loss: off; families that balance by a bias of their routers, as DeepSeek-V3 does, have "
-                "none, and their biases stay as they are",
-                code="model.router-loss",
-            )
+        loss = getattr(sys.modules[type(self.causal).__module__], FUNCTION, None)
+        if loss is None or [*inspect.signature(loss).parameters] != ARGUMENTS or len({*self.sizes}) != 1:
+            more = "" if self.names else ": it has no routers that transformers records"
+            raise no_router_loss(type(self.causal).__name__, "router_loss", more)
         weight = _first(self.causal, _WEIGHTS) if asked == "model" else asked
         if weight is None or self._choices is None:
             raise ModelError(

@@ -15,6 +15,7 @@ from ratchet.errors import DataError, ModelError
 from ratchet.model.check import check_model
 from ratchet.model.folder import model_folder
 from ratchet.model.passport import check_trainable
+from ratchet.model.router_loss import check_router_loss
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.left_out import tell_lost
@@ -97,11 +98,19 @@ def base_model(run: Run) -> Model:
     spec = run.plan.model
     folder = model_folder(spec) if spec.scratch is None else _scratch_folder(run, spec.scratch)
     passport = check_trainable(folder)
+    check_router_losses(run.plan, folder)
     _check_lengths(run, check_model(folder, run.chat_template).longest)
     for line in passport_in_words(passport):
         run.console.say(f"{BASE:<20} {line}")
     _say_which_day(run, folder)
     return _model(run, BASE, spec, folder)
+
+
+def check_router_losses(plan: Plan, folder: Path) -> None:
+    """Raise ModelError where a stage asks for a router loss that the family of the start model has not."""
+    for name, stage in plan.stages.items():
+        if trains(stage) and stage.router_loss != "off":
+            check_router_loss(folder, f"stages.{name}.router_loss")
 
 
 def _say_which_day(run: Run, folder: Path) -> None:

@@ -13,7 +13,7 @@ from ratchet.model.passport import check_storage
 from ratchet.pairs.left_out import check_bad
 from ratchet.pairs.parts import plan_parts
 from ratchet.pairs.sample import sample_pairs
-from ratchet.pipeline.prepare import used_sources
+from ratchet.pipeline.prepare import check_router_losses, used_sources
 from ratchet.plan.data import Source, held_out_source
 from ratchet.plan.schema import Plan
 from ratchet.store.files import at_home
@@ -39,8 +39,10 @@ def model_faults(plan: Plan) -> Iterator[ModelError]:
         return
     try:
         check_storage(at_home(plan.model.path))
+        check_router_losses(plan, at_home(plan.model.path))
     except ModelError as error:
-        where = f"model.path: {error.where}"
+        named = (error.where or "").startswith("stages.")
+        where = error.where if named else f"model.path: {error.where}"
         yield ModelError(error.what, where=where, fix=error.fix, code=error.finer)
 
 
