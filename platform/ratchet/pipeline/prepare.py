@@ -15,7 +15,6 @@ from ratchet.errors import DataError, ModelError
 from ratchet.model.check import check_model
 from ratchet.model.folder import model_folder
 from ratchet.model.passport import check_trainable
-from ratchet.model.router_loss import check_router_loss
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.left_out import tell_lost
@@ -110,6 +109,8 @@ def check_router_losses(plan: Plan, folder: Path) -> None:
     """Raise ModelError where a stage asks for a router loss that the family of the start model has not."""
     for name, stage in plan.stages.items():
         if trains(stage) and stage.router_loss != "off":
+            from ratchet.model.router_loss import check_router_loss
+
             check_router_loss(folder, f"stages.{name}.router_loss")
 
 

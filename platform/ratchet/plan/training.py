@@ -126,8 +126,8 @@ class TrainingStage(Strict):
     gradients: Literal["float32", "bfloat16"] = "float32"
     """Precision in which gradients are added up over passes and workers. `bfloat16` takes 2 bytes a weight less and
     halves what workers exchange, but rounds each addition. It needs `model.dtype: bfloat16`."""
-    # Off, as with TRL, LLaMA-Factory and axolotl: the few small steps on preferences hardly move a router, and the loss
-    # pulls at weights for another reason than the pairs.
+    # Off, as with LLaMA-Factory and axolotl: the few small steps on preferences hardly move a router, the loss pulls at
+    # weights for another reason than the pairs, and the load of experts is measured in any case.
     router_loss: Literal["off", "model"] | Annotated[float, Field(gt=0)] = "off"
     """Weight of the loss that keeps the load of experts even, for models that have it. `model` takes
     `router_aux_loss_coef` of their configuration. It is over the tokens of the whole global batch."""
