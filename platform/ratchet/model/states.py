@@ -22,6 +22,9 @@ from ratchet.model.segments import SegmentGroup
 from ratchet.model.tree_plan import TreePlan
 
 _ALLOWED = 1e-4
+"""How much a layer may be off on a CPU, relative to its largest value; 1e-6 was seen."""
+_SMALL = 1 << 20
+"""Numbers of a weight whose gradient is compared too."""
 _CACHES = ("cache_params", "past_key_values")
 """How transformers' layers call the cache that carries their state."""
 
@@ -82,9 +85,11 @@ def _off(kind: Any, config: Any, plan: TreePlan, device: torch.device) -> float:
         torch.manual_seed(0)
         module = type(kind)(config, kind.layer_idx).float().eval()
         for name, buffer in kind.named_buffers(recurse=False):  # factors that its model makes for it
-            module.register_buffer(name, buffer.detach().cpu().float(), persistent=False)
+            module.register_buffer(name, buffer.detach().clone().cpu().float(), persistent=False)
         for weight in module.parameters():
-            nn.init.normal_(weight, std=weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.3)
+            with torch.no_grad():
+                weight.uniform_(-1, 1).mul_(weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.3)
+            weight.requires_grad_(weight.numel() <= _SMALL)  # what reaches a projection, its inputs' gradients show
         hidden_TH = torch.randn(len(plan.end_T), config.hidden_size).to(device).requires_grad_()
     module = module.to(device)
     branching = _Branching(module, _cache_of(module) or "")
@@ -97,7 +102,7 @@ def _off(kind: Any, config: Any, plan: TreePlan, device: torch.device) -> float:
             path = rows[sees_TT[last]]
             wanted |= zip(path.tolist(), branching.inner(hidden_TH[path][None])[0], strict=True)
     wanted_TH = torch.stack([wanted[row] for row in rows.tolist()])
-    inputs = (hidden_TH, *module.parameters())
+    inputs = (hidden_TH, *(weight for weight in module.parameters() if weight.requires_grad))
     pairs = [(found_TH, wanted_TH)]
     grads = (torch.autograd.grad(out.square().sum(), inputs, allow_unused=True) for out in pairs[0])
     pairs += [(one, other) for one, other in zip(*grads, strict=True) if one is not None and other is not None]

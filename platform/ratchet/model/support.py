@@ -95,7 +95,7 @@ def window_of(causal: Any) -> int | None:
     """Return how many tokens a row of a model's sliding layers sees; None where no layer slides."""
     config = causal.config.get_text_config()
     layers = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
+    slides = any("sliding" in name for name in layers) if layers else getattr(config, "use_sliding_window", True)
     return (getattr(config, "sliding_window", None) or None) if slides else None
 
 
@@ -126,7 +126,7 @@ def _reason(causal: Any, config: Any) -> str | None:
     for key in _BATCH_ROUTING:
         if getattr(config, key, None):
             return f"its experts take a share of the batch ({key})"
-    attends = len(carrying) < len(layers) or "hybrid" in layers or not layers
+    attends = not layers or any(name not in _CARRYING or name.startswith("hybrid") for name in layers)
     if attends and not causal._can_set_attn_implementation():
         return "its attention is its own code"
     return None
