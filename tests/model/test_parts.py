@@ -173,6 +173,13 @@ def test_layers_for_several_tokens_are_carried_over_byte_for_byte(tmp_path: Path
     assert all(torch.equal(weights_of(tmp_path / "merged")[key], one) for key, one in spare.items())
 
 
+def test_biases_by_which_a_router_chooses_are_not_trained(tmp_path: Path) -> None:
+    """They are parameters in this family: no gradient comes to them, and weight decay would."""
+    write_tiny("afmoe", tmp_path)
+    frozen = {name for name, weight in load_model(tmp_path, "float32").named_parameters() if not weight.requires_grad}
+    assert frozen and all(name.endswith("expert_bias") for name in frozen)
+
+
 def test_layers_beyond_the_last_of_another_models_settings_are_no_spare_ones(tmp_path: Path) -> None:
     write_tiny("llama", tmp_path)
     with_spare(tmp_path, {"model.layers.2.self_attn.q_proj.weight": torch.zeros(4, 4)})

@@ -6,6 +6,7 @@ sequence at a time. Scores are of pairs whose prompts begin alike, so that shari
 
 from __future__ import annotations
 
+import collections
 import re
 import tempfile
 from collections.abc import Callable
@@ -23,10 +24,12 @@ from family_rows import Row
 from ratchet.errors import RatchetError
 from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods, may_share
 from ratchet.losses.preference import PairLogps, preference_loss
+from ratchet.model.check import check_model
 from ratchet.model.folder import stored_tensors
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import load_model
 from ratchet.model.merge import merge_models
+from ratchet.model.passport import passport_of
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.training import Lora
 from ratchet.serving.requests import ContinuationRequest
@@ -56,6 +59,7 @@ class _Trial:
         self.pairs = _Made(8)
 
     def row(self) -> Row:
+        self._try("passport", self._passport)
         model = self._try("loads", lambda: (load_model(self.start, "float32"), "yes"))
         scorer = model and self._try("shares", lambda: self._shares(model))
         exact = scorer and self._try("exact", lambda: self._exact(scorer))
@@ -82,6 +86,22 @@ class _Trial:
         else:
             return found
         return None
+
+    def _passport(self) -> tuple[bool, str]:
+        """What is said of the folder before a run is what loading it does: so many parameters trained, so many kept."""
+        check_model(self.start, None)
+        model = load_model(self.start, "float32")
+        said = collections.Counter[str]()
+        for part in passport_of(self.start).parts:
+            said[part.fate] += part.parameters
+        held = sum(tensor.numel() for name, tensor in model.named_buffers() if name in model.state_dict())
+        found = {kind: sum(one.numel() for one in model.parameters() if one.requires_grad == kind) for kind in (1, 0)}
+        assert said["trained"] == found[1], f"{found[1]:,} trained, and it says {said['trained']:,}"
+        # Buffers are among what is held, and those of a tower among what is kept.
+        assert found[0] - said["held"] <= said["kept"] <= found[0] + held, (
+            f"{found[0]:,} kept, it says {said['kept']:,}"
+        )
+        return True, "yes"
 
     def _shares(self, model: Any) -> tuple[PairScorer, str]:
         scorer = PairScorer(model).eval()

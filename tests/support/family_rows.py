@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-CELLS = ("loads", "shares", "exact", "gradient", "trains", "reloads", "lora", "merges", "evaluates")
+CELLS = ("passport", "loads", "shares", "exact", "gradient", "trains", "reloads", "lora", "merges", "evaluates")
 _RANKS = {"yes": 3, "no": 2, "-": 1, "fails": 0}
 _LOST = 2
 """Percent of the parameters by which adapters may reach less: a family's own sizes change with transformers."""
@@ -20,6 +20,7 @@ class Row:
 
     family: str
     kind: str
+    passport: str = "-"
     loads: str = "-"
     shares: str = "-"
     exact: str = "-"

@@ -22,6 +22,7 @@ from ratchet.pairs.trust import first_words, without_code
 _CAUSAL = ("CausalLM", "LMHead", "ConditionalGeneration")
 _COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "num_hidden_layers")
 """Settings that are read here, and in a passport."""
+_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
 def text_settings(folder: Path) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def text_settings(folder: Path) -> dict[str, Any]:
     try:
         if (kind := fields.get("model_type")) not in known:
             return _with_counts(fields.get("text_config", fields))
-        config = known[kind](**without_code({key: value for key, value in fields.items() if key != "model_type"}))
+        said = {key: _numbers(value) for key, value in fields.items() if key != "model_type"}
+        config = known[kind](**without_code(said))
         return _with_counts(config.get_text_config().to_dict())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise ModelError(
@@ -46,6 +48,17 @@ def text_settings(folder: Path) -> dict[str, Any]:
             fix="give a model that this version of transformers knows",
             code="model.settings",
         ) from error
+
+
+def _numbers(value: Any) -> Any:
+    """Return a setting with the numbers for which JSON has no form, as transformers writes them."""
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"__float__"} and value["__float__"] in _FLOATS:
+        return float(value["__float__"])
+    return {key: _numbers(one) for key, one in value.items()}
 
 
 def _with_counts(text: Any) -> dict[str, Any]:

@@ -9,12 +9,17 @@ SPARE = "more tokens"
 """Layers that predict several tokens at a time: transformers leaves them in the folder."""
 UNREAD = {"vision", "audio", "projector"}
 """Parts of which an answer of texts reads nothing."""
+_TOWERS = "vision_tower|vision_model|visual|vision_encoder|vision_embedder|embed_vision|image_tower|video_tower|vit"
+_BETWEEN = "multi_modal_projector|mm_projector|connector|aligner|vision_projector|vision_projection|vision_adapter"
+_BRIDGES = "projector|merger|image_to_text_projection|vit_large_projector|patch_merge_mlp|mlp_AR"
+_CHOICE = "e_score_correction_bias|expert_bias|balancing_biases|tid2eid"
+_DECAY = "slope_rate|query_decay|key_decay|diagonal_decay"
 _PATTERNS = (
-    ("vision", r"(^|\.)(vision_tower|vision_model|visual|vision_encoder|vision_embedder|embed_vision)\."),
+    ("vision", rf"(^|\.)({_TOWERS}|vision_embed_tokens|visual_embeddings_table)\."),
     ("audio", r"(^|\.)(audio_tower|audio_model|audio_encoder|embed_audio)\."),
-    ("projector", r"(^|\.)(multi_modal_projector|mm_projector|connector|aligner|vision_projector)\."),
+    ("projector", rf"(^|\.)({_BETWEEN}|{_BRIDGES})\.|^mlp1\.|(^|\.)image_newline$"),
     (SPARE, r"(^|\.)mtp(_layers|_block)?\."),
-    ("buffers", r"(e_score_correction_bias|\.expert_bias|inv_freq|\.attn(ention)?\.(masked_)?bias)$"),
+    ("buffers", rf"(^|\.)({_CHOICE}|{_DECAY}|inv_freq|layer_scalar|act_fn\.(beta|eps)|attn(ention)?\.(masked_)?bias)$"),
     ("experts", r"\.experts\."),
     ("router", r"\.(gate|router)\.[^.]+$"),
     ("embeddings", r"(^|\.)(embed_tokens|wte|wpe|word_embeddings|embed_in|embed_positions|embeddings)\."),

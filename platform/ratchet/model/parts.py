@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ratchet.model.part_names import purpose_of
+
 
 def class_for(config: Any) -> Any:
     """Return the class of transformers that loads all of a model: the one that its folder names, if there are two."""
@@ -33,10 +35,13 @@ def decoder_of(causal: Any) -> Any:
 
 
 def freeze_unread(model: Any) -> None:
-    """Take from training what no token reaches."""
+    """Take from training what no token reaches, and what is no weight though it is held as one.
+
+    Some families hold the biases by which a router chooses so: no gradient comes to them, but weight decay would.
+    """
     read = _read_by_text(model)
-    for weight in model.parameters():
-        if id(weight) not in read:
+    for name, weight in model.named_parameters():
+        if id(weight) not in read or purpose_of(name, 0) == "buffers":
             weight.requires_grad_(False)
 
 
