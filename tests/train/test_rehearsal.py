@@ -164,7 +164,7 @@ def test_the_same_is_rehearsed_once(tmp_path: Path, inputs: dict[str, Any]) -> N
 def test_a_large_model_is_rehearsed_by_a_clone(
     tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "_WHOLE", 1000)
+    monkeypatch.setattr(rehearsal, "WHOLE", 1000)
     found = asked(spec_of(tmp_path / "run", lora=Lora(rank=2), **inputs))
     assert found["of"] == "a clone with 2 of 2 layers" and found["tensors"] == 21
     dropped(monkeypatch)

@@ -47,6 +47,7 @@ from ratchet.pipeline.reference_passes import (
     score_together,
     step_jobs,
 )
+from ratchet.pipeline.rehearse import rehearse_stages
 from ratchet.pipeline.samples import all_answered, write_samples
 from ratchet.pipeline.scores_document import track_scores
 from ratchet.pipeline.session import native_noise_to, once_needed
@@ -105,6 +106,7 @@ def run_plan(
             if not (fresh or trial):
                 refuse_other_start(run)
             heard.say(run.warnings)
+            rehearse_stages(run)
             with Evaluations(run) as evaluations:
                 _score(run, BASE)
                 if plan.model.scratch is None:

@@ -42,8 +42,7 @@ def train_here(
         why = stop()
         return Notice("stop", why) if why is not None else None
 
-    # A number is needed: CUDA makes the device of a pass the current one.
-    device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
+    device = _device(spec)
     try:
         while True:
             try:
@@ -57,13 +56,7 @@ def train_here(
                 if not out_of_memory(f"{type(error).__name__}: {error}"):
                     raise
                 if not goes_on(spec, "memory ran out"):
-                    raise TrainingError(
-                        f"out of memory: {error}",
-                        where=f"step {spec.step}",
-                        fix=f"{smaller_passes(known_budget(spec))}, set cluster.gradient_checkpointing, or divide the "
-                        "model among workers (cluster.deepspeed.zero, without --here)",
-                        code="training.out-of-memory",
-                    ) from error
+                    raise _no_memory(spec, error) from error
     finally:
         news.news()
     return train_result(found, clock)
@@ -75,3 +68,29 @@ def _train(spec: TrainSpec, device: torch.device, told: Callable[[], Notice | No
     with step.books:
         trained = loop.run(spec, step.parts, step.resumed)
     return finish_step(spec, step, trained, rehearsed)
+
+
+def rehearse_here(spec: TrainSpec) -> None:
+    """Rehearse a step in this process, and train nothing. Raises ModelError, StorageError."""
+    spec = spec.absolute()
+    try:
+        rehearse(spec, Alone(), _device(spec), TorchEngine)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(f"{type(error).__name__}: {error}"):
+            raise
+        raise _no_memory(spec, error) from error
+
+
+def _device(spec: TrainSpec) -> torch.device:
+    # A number is needed: CUDA makes the device of a pass the current one.
+    return torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
+
+
+def _no_memory(spec: TrainSpec, error: BaseException) -> TrainingError:
+    return TrainingError(
+        f"out of memory: {error}",
+        where=f"step {spec.step}",
+        fix=f"{smaller_passes(known_budget(spec))}, set cluster.gradient_checkpointing, or divide the "
+        "model among workers (cluster.deepspeed.zero, without --here)",
+        code="training.out-of-memory",
+    )

@@ -23,7 +23,7 @@ from ratchet.train.group import scratch_folder, told_group, torch_trainer
 from ratchet.train.notice import WORKERS, write_notice
 from ratchet.train.out_of_memory import OUT_OF_MEMORY, keep_text, memory_error, smaller_passes
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import ray_worker
+from ratchet.train.worker import ray_worker, rehearsing_worker
 
 _NEVER = 1e9
 Worker = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -137,6 +137,12 @@ def first_updates(spec: TrainSpec, worker: Worker, **options: Any) -> None:
     """
     with contextlib.suppress(_EnoughKnown):
         train(spec, worker=worker, max_restarts=0, **options)
+
+
+def rehearse_on_workers(spec: TrainSpec, **options: Any) -> None:
+    """Let the workers of a step rehearse it, and train nothing. `options` are those of `train`; it raises the same."""
+    with contextlib.suppress(_EnoughKnown):
+        train(spec, worker=rehearsing_worker, max_restarts=spec.cluster.max_restarts, **options)
 
 
 def go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:

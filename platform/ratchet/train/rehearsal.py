@@ -17,15 +17,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from ratchet.errors import ModelError, RatchetError
+from ratchet.errors import ModelError
 from ratchet.model.check import text_settings
 from ratchet.model.clone import write_clone
-from ratchet.model.export import LIBRARY_ERRORS
 from ratchet.model.folder import config_identity, storage_of, stored_tensors
 from ratchet.model.forward import score
 from ratchet.pairs.pair import TokenisedPair
@@ -34,20 +33,19 @@ from ratchet.store.lease import SILENTLY
 from ratchet.store.made import LeasedTurn, Made, Product, find, keep, lease_key, turn
 from ratchet.store.record import versions
 from ratchet.train.come_back import compare_merged, compare_published, compare_saved
-from ratchet.train.communicate import Communicator, agree, out_of_memory
+from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample
 from ratchet.train.engine import MakeEngine, TrainingEngine
-from ratchet.train.publish import publish_model
+from ratchet.train.publish import library_faults, publish_model
 from ratchet.train.scorer import build_scorer
-from ratchet.train.spec import MODEL, TrainSpec
+from ratchet.train.spec import MODEL, WHOLE, TrainSpec
 
 FOLDER = "rehearsal"
 """The folder of a step in which it is rehearsed; it goes at the end."""
 VERSION = 1
-_WHOLE = 4_000_000
-"""Parameters up to which a model is taken as it is."""
 _LIBRARIES = ("ratchet", "torch", "transformers", "peft", "deepspeed")
 _PROMPT, _ANSWERS = 12, (5, 9, 3, 7)
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -137,20 +135,30 @@ def _rehearsed(
     try:
         with _by_name(spec):
             pairs = _pairs(Path(model))
-            scorer = agree(communicator, lambda: build_scorer(small, device, first=lead))
+            scorer = _agree(communicator, small, lambda: build_scorer(small, device, first=lead))
         # What fails in these two would fail in the first step as well, and as it is, for a debugger.
         engine = make_engine(small, scorer, device)
         update_by_nothing(engine, pairs)
         with _by_name(spec):
             _publish(small, engine, pairs, communicator)
             engine.release()
-            tensors = agree(communicator, lambda: compare_published(small, folder / MODEL) if lead else 0)
+            tensors = _agree(communicator, small, lambda: compare_published(small, folder / MODEL) if lead else 0)
             if spec.stage.lora is not None:
-                agree(communicator, lambda: compare_merged(small, pairs) if lead else None)
+                _agree(communicator, small, lambda: compare_merged(small, pairs) if lead else None)
     finally:
         if lead:
             shutil.rmtree(folder, ignore_errors=True)
     return {**about, "tensors": tensors}
+
+
+def _agree(communicator: Communicator, small: TrainSpec, action: Callable[[], T]) -> T:
+    """Run `action` on every worker; what libraries raise in it is an error that all of them know."""
+
+    def named() -> T:
+        with library_faults(small.model):
+            return action()
+
+    return agree(communicator, named)
 
 
 def _publish(small: TrainSpec, engine: TrainingEngine, pairs: list[TokenisedPair], communicator: Communicator) -> None:
@@ -159,7 +167,7 @@ def _publish(small: TrainSpec, engine: TrainingEngine, pairs: list[TokenisedPair
         publish_model(small, engine, sample, communicator, 0)
     except ModelError:
         # Where saving and loading alone are at fault, that names the tensor.
-        agree(communicator, lambda: compare_saved(small) if communicator.rank == 0 else None)
+        _agree(communicator, small, lambda: compare_saved(small) if communicator.rank == 0 else None)
         raise
 
 
@@ -170,7 +178,7 @@ def _choose(spec: TrainSpec, folder: Path) -> tuple[str, dict[str, Any]]:
     with storage_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if count <= _WHOLE:
+        if count <= WHOLE:
             return str(source), {"of": "the whole model", "parameters": count}
         made = write_clone(source, folder / "start", spec.dtype, trust_remote_code=spec.trust_remote_code)
     if made is None:
@@ -182,7 +190,7 @@ def _choose(spec: TrainSpec, folder: Path) -> tuple[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _by_name(spec: TrainSpec) -> Iterator[None]:
-    """Say of what fails that it was a rehearsal, and of which model; what libraries raise is an error of Ratchet's."""
+    """Say of what fails that it was a rehearsal, and of which model."""
     try:
         yield
     except ModelError as error:
@@ -191,18 +199,6 @@ def _by_name(spec: TrainSpec) -> Iterator[None]:
             where=error.where if error.where.startswith(("lora", "router_loss")) else spec.model,
             fix=error.fix,
             code=error.finer,
-        ) from error
-    except RatchetError:
-        raise
-    except LIBRARY_ERRORS as error:
-        if out_of_memory(f"{type(error).__name__}: {error}"):
-            raise
-        said = str(error).strip().splitlines() or ["no message"]
-        raise ModelError(
-            f"a rehearsal before the first step failed: {type(error).__name__}: {said[0]}",
-            where=spec.model,
-            fix="report this with the model's config.json; other lora.targets or another model.dtype may do",
-            code="model.unpublishable",
         ) from error
 
 

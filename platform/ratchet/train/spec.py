@@ -14,6 +14,8 @@ from ratchet.reference.models import Passes, ScoreJob
 from ratchet.store.layout import Layout
 
 _PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references", "pair_files")
+WHOLE = 4_000_000
+"""Parameters up to which a model is rehearsed as it is, and not by a clone."""
 MODEL, ADAPTER = "model", "adapter"
 """Folders of a step in which its model is published."""
 _PATHS = ("folder", "model", "masters", "rows", "stop_file", "lease")

@@ -49,6 +49,36 @@ def ray_worker(
     A RatchetError is returned under ``error``; training that ended because it was told to is under ``ended``. Anything
     else is raised, and Ray starts the group again from our checkpoint.
     """
+    spec, group, device, make_engine = _join(config)
+    try:
+        with noting_failures(spec, group), group.naming_the_missing():
+            _tell_nodes(spec, group)
+            rehearsed = rehearse(spec, group, device, make_engine)
+            step = begin_step(spec, group, device, around(make_engine))
+            with step.books:
+                trained = loop.run(spec, step.parts, step.resumed)
+            return {"result": finish_step(spec, step, trained, rehearsed)}
+    except Ended as end:
+        return {"ended": ended_of(end, group.world)}
+    except RatchetError as error:
+        # All workers agree on it and it would come again, so Ray must not start the group again.
+        return {"error": error_values(error)}
+
+
+def rehearsing_worker(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one Ray Train worker that rehearses a step, and trains nothing; return its outcome as `ray_worker` does."""
+    spec, group, device, make_engine = _join(config)
+    try:
+        with noting_failures(spec, group), group.naming_the_missing():
+            _tell_nodes(spec, group)
+            rehearse(spec, group, device, make_engine)
+    except RatchetError as error:
+        return {"error": error_values(error)}
+    return {"ended": ended_of(Ended(Notice("known", "rehearsed"), 0), group.world)}
+
+
+def _join(config: Mapping[str, Any]) -> tuple[TrainSpec, Group, torch.device, MakeEngine]:
+    """Make this process a worker of its group: threads, device, and what makes its engine."""
     redact.guard_process()
     warned.send(config["warnings"])
     spec: TrainSpec = config["spec"]
@@ -66,19 +96,7 @@ def ray_worker(
     make_engine = engine_for(spec)
     group = Group(device)
     limit_waiting(spec.cluster.collective_timeout)
-    try:
-        with noting_failures(spec, group), group.naming_the_missing():
-            _tell_nodes(spec, group)
-            rehearsed = rehearse(spec, group, device, make_engine)
-            step = begin_step(spec, group, device, around(make_engine))
-            with step.books:
-                trained = loop.run(spec, step.parts, step.resumed)
-            return {"result": finish_step(spec, step, trained, rehearsed)}
-    except Ended as end:
-        return {"ended": ended_of(end, group.world)}
-    except RatchetError as error:
-        # All workers agree on it and it would come again, so Ray must not start the group again.
-        return {"error": error_values(error)}
+    return spec, group, device, make_engine
 
 
 def ended_of(end: Ended, workers: int) -> dict[str, Any]:
