@@ -34,24 +34,24 @@ def run(folder: Path, patch: pytest.MonkeyPatch) -> int:
 
 
 def test_adapters_of_a_later_stage_that_cannot_be_merged_end_a_run_before_it_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(layer: Any, *_: Any, **__: Any) -> None:
         raise NotImplementedError("no merge of this layer")
 
     monkeypatch.setattr(peft.tuners.lora.layer.Linear, "merge", fail)
     assert run(tmp_path, monkeypatch) == 4
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert "a rehearsal before the first step failed" in told and "no merge of this layer" in told
     assert not (tmp_path / "out/store/logps").exists() and not (tmp_path / "out/runs/large/steps/align").exists()
     assert not (tmp_path / "out/runs/large/rehearsal").exists()
 
 
 def test_what_was_rehearsed_at_the_beginning_is_not_rehearsed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, monkeypatch) == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     at = {
         name: next(i for i, line in enumerate(lines) if line.startswith(name)) for name in ("rehearsal", "score base")
     }

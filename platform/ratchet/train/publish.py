@@ -5,11 +5,10 @@ Legend: _B pairs.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ratchet.documents.events import Event, write_event
 from ratchet.documents.passport import Reach, reach_in_words
 from ratchet.errors import ModelError, StorageError
 from ratchet.model import noise
-from ratchet.model.export import LIBRARY_ERRORS, reload_check, save_model, score_plain, try_saving
+from ratchet.model.export import reload_check, save_model, score_plain, try_saving
 from ratchet.model.folder import card_usage, digest_model
 from ratchet.model.forward import SideScores, score
 from ratchet.model.load import DTYPES, load_model
@@ -29,9 +28,10 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.training import Lora
 from ratchet.store.codec import to_values
 from ratchet.store.files import folder_aside, free_bytes, remove_leftovers
-from ratchet.train.communicate import Communicator, agree, out_of_memory
+from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of
 from ratchet.train.engine import TrainingEngine
+from ratchet.train.library import library_faults
 from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
 from ratchet.train.spec import ADAPTER, MODEL, TrainSpec
 
@@ -103,26 +103,6 @@ def publish_model(
 
     found = agree(communicator, write)
     return Published(communicator.gather(found.facts)[0], found.model)
-
-
-@contextlib.contextmanager
-def library_faults(model: str) -> Iterator[None]:
-    """Turn what libraries raise for a model that they cannot save, merge or load into a ModelError.
-
-    Other workers wait in `agree`, and it would come again. Faults of disk and memory are left as they are.
-    """
-    try:
-        yield
-    except LIBRARY_ERRORS as error:
-        if isinstance(error, OSError) or out_of_memory(f"{type(error).__name__}: {error}"):
-            raise
-        said = str(error).strip().splitlines() or ["no message"]
-        raise ModelError(
-            f"it could not be published: {type(error).__name__}: {said[0]}",
-            where=model,
-            fix="report this with the model's config.json; other lora.targets or another model.dtype may do",
-            code="model.unpublishable",
-        ) from error
 
 
 def add_adapters(model: Any, settings: Lora, seed: int) -> Any:

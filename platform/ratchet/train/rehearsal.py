@@ -36,7 +36,8 @@ from ratchet.train.come_back import compare_merged, compare_published, compare_s
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample
 from ratchet.train.engine import MakeEngine, TrainingEngine
-from ratchet.train.publish import library_faults, publish_model
+from ratchet.train.library import library_faults
+from ratchet.train.publish import publish_model
 from ratchet.train.scorer import build_scorer
 from ratchet.train.spec import MODEL, WHOLE, TrainSpec
 
