@@ -72,6 +72,8 @@ def test_layers_that_come_late_are_reached(tmp_path: Path) -> None:
         tmp_path / "source", "qwen3_next", **NARROW, num_hidden_layers=16, layer_types=kinds, **DELTA
     )
     assert layers_needed(skeleton(source, "bfloat16")) == 10
+    source = write_settings(tmp_path / "hybrid", "nemotron_h")  # four layers of three kinds
+    assert layers_needed(skeleton(source, "bfloat16")) > 2
 
 
 def test_settings_that_allow_no_clone_give_none(tmp_path: Path) -> None:

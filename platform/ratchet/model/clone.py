@@ -104,7 +104,8 @@ def layers_needed(model: Any) -> int:
     rows += [list(value) for value in vars(text).values() if isinstance(value, list | tuple) and len(value) == depth]
     for row in rows:
         kinds = [str(one) if isinstance(one, list | dict) else one for one in row]
-        if len(set(kinds)) <= max(2, depth // 4):  # else they are numbers of layers, or the like
+        numbers = all(isinstance(kind, int) for kind in kinds)
+        if not numbers or len(set(kinds)) <= max(2, depth // 4):  # else they are numbers of layers, or the like
             needed = max(needed, *(kinds.index(kind) + 1 for kind in set(kinds)))
     return min(needed, depth)
 
