@@ -76,7 +76,8 @@ class SourceSummary:
     """One source: read = kept + skipped, kept = train + heldout.
 
     `contradictions` are comparisons that are kept with both answers as the winner, up to form. `dialogues` gave several
-    demonstrations each.
+    demonstrations each. Of prompts, `together` stand on one side of the split with one that is near or of the same
+    dialogue, and `divided` are of a group too large for that.
     """
 
     name: str
@@ -88,6 +89,8 @@ class SourceSummary:
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     contradictions: int = 0
     dialogues: int = 0
+    together: int = 0
+    divided: int = 0
     record: str = ""
     tokens: tuple[SourceTokens, ...] = ()
     edit_distance: EditDistance | None = None

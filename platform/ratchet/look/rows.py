@@ -14,7 +14,7 @@ from ratchet.documents.data_report import DataPlace, SourceData
 from ratchet.pairs.assemble import assemble_tables
 from ratchet.pairs.hub import hub_label
 from ratchet.pairs.pair_table import tables_of
-from ratchet.pairs.parts import plan_parts
+from ratchet.pairs.parts import plan_parts, shown_keys
 from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.source import Item, SourceReading, pairs_of, span_pairs
 from ratchet.pairs.span import SourceRow, Span
@@ -50,14 +50,15 @@ def read_whole(
     Raises DataError where files are absent or damaged, or no layout fits; PlanError where the source asks for what its
     rows cannot give.
     """
-    *aside, (spans, reading) = ((part.spans, part.reading) for part in plan_parts(source, system))
+    parts = plan_parts(source, system)
+    *aside, (spans, reading) = ((part.spans, part.reading) for part in parts)
     some = None if rows is None else _Some(source, rows)
     items: Iterator[Item] = (
         _items(spans, reading) if some is None else (item for row in some.rows() for item in pairs_of(row, reading))
     )
     held = (table for spans, own in aside for table in tables_of(_items(spans, own), own.source))
     tables = itertools.chain(held, tables_of(_seen(items, see), source))
-    counts = dataclasses.asdict(assemble_tables(tables, folder, source))
+    counts = dataclasses.asdict(assemble_tables(tables, folder, source, shown_keys(parts)))
     return ReadSource(name, source, reading, folder, counts, some is None or some.whole)
 
 

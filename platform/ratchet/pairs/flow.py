@@ -21,7 +21,7 @@ from ratchet.pairs.files import digests
 from ratchet.pairs.hub import at_commit
 from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions, tell_split, tell_unbuilt
 from ratchet.pairs.pair_table import ITEM_SCHEMA, tables_of
-from ratchet.pairs.parts import plan_parts
+from ratchet.pairs.parts import plan_parts, shown_keys
 from ratchet.pairs.source import Item, SourceReading, span_pairs
 from ratchet.pairs.span import Span
 from ratchet.plan.data import Source, held_out_source, packages_of
@@ -104,7 +104,7 @@ class SourcePairs:
         """Read, check and divide the rows. Raises DataError, PlanError."""
         parts = plan_parts(self.source, self.default_system)
         tables = (table for part in parts for table in _stream(part.spans, part.reading, look))
-        counts = dataclasses.asdict(assemble_tables(tables, folder, self.source))
+        counts = dataclasses.asdict(assemble_tables(tables, folder, self.source, shown_keys(parts)))
         check_share(self.name, counts, self.source.max_bad_share, folder)
         check_kept(self.name, self.source, counts, folder)
         # A file that grows meanwhile would be recorded under the digest of what it was before.

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ratchet.documents.report import SourceOverlap
 from ratchet.pairs.unique import digests_of, unique_ids
 
-SPLIT_VERSION = 3
+SPLIT_VERSION = 4
 """Of the sample and the split. It is in the identity of pairs: raise it when they would fall otherwise."""
 _PARTS = ("train", "heldout")
 _SORTED_AT_ONCE = 1 << 14
@@ -36,7 +36,7 @@ def sample_key(seed: int, pair_id: str) -> bytes:
 
 
 def held_out(seed: int, share: float, prompt_key: str) -> bool:
-    """Say whether a prompt, with all pairs of the same key, is held out. A larger share holds out a superset."""
+    """Say whether a group of prompts, named by a key, is held out. A larger share holds out a superset."""
     return int.from_bytes(_hash(f"split:{seed}:{prompt_key}")) < share * 2**64
 
 

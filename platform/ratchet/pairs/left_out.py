@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 _EXAMPLES = 5
 # Of 20 prompts by themselves none falls on the held-out side once in 500 million splits.
 _EXPECTED = 20
+# Below, a held-out figure is of other prompts, nearly all.
+_DIVIDED = 0.05
 # In the set that the builder is made for, one row of 7,473 gives none.
 _UNBUILT = 0.05
 
@@ -107,12 +109,19 @@ def tell_split(name: str, source: Source, counts: Mapping[str, Any]) -> None:
             f"{count:,}",
             f"{counts['read']:,}",
         )
+    if (count := counts.get("divided", 0)) > _DIVIDED * counts["kept"]:
+        _log.warning(
+            "data.%s: %s prompts are too like each other to stand on one side of the split, as they are one template "
+            "or end alike: some are near one that is held out; hold out rows of their own (held_out: {path: …})",
+            name,
+            f"{count:,}",
+        )
     expected = source.held_out_share * counts["kept"]
     if not counts["heldout"] and expected >= _EXPECTED:
         _log.warning(
             "data.%s: nothing is held out, where a share of %g would be %s pairs: pairs whose dialogues open alike "
-            "stay together, and few of them open otherwise; hold out rows of their own (held_out: {path: …}), or "
-            "raise held_out",
+            "stay together, as near prompts do, and few of them open otherwise; hold out rows of their own (held_out: "
+            "{path: …}), or raise held_out",
             name,
             source.held_out_share,
             f"{expected:,.0f}",

@@ -1,9 +1,7 @@
 """Texts as they count where two of them are one but for how they are written.
 
 A pure function of one text decides, so the answer is the same whatever the order of rows and however they are divided.
-Similarity (MinHash, edit distance) would join more, and wrongly: in real sets the prompts that are nearest to each
-other are one template filled differently ("a synonym for happy", "… for large"), and a split that keeps all of a
-template on one side holds out all or nothing of it. What similarity finds is counted by `near_prompts`.
+What is merely near each other is another question, which `sketches` and `groups` answer.
 """
 
 from __future__ import annotations
@@ -80,8 +78,8 @@ def unblanked(text: str) -> str:
 def opening_of(turns: Iterable[tuple[str, str]]) -> str:
     """Return the wording of a dialogue's first user turn; of one without a user turn, that of all its turns.
 
-    `turns` are roles and contents. Not the last user turn: dialogues that share their first one share the answers
-    that follow it, and a last turn such as `go on` says nothing by itself. Of a single turn both are the same.
+    `turns` are roles and contents. Dialogues that share their first user turn share the answers that follow it, so
+    that is their key. What they ask last is another key, which `groups` joins with it.
     """
     held = list(turns)
     first = next((content for role, content in held if role == "user"), None)

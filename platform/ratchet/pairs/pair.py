@@ -92,14 +92,22 @@ class PreferencePair:
 
     @property
     def prompt_key(self) -> str:
-        """32 hex digits over the wording of the first user turn; pairs that share it share a side of the split."""
+        """32 hex digits over `opening`; pairs that share it share a side of the split."""
         return self._ids.key
 
     @property
-    def later_key(self) -> str | None:
-        """32 hex digits over the wording of the last user turn of a demonstration that has several; else None."""
-        asked = [turn.content for turn in self.prompt if turn.role == "user"] if self.rejected is None else []
-        return _short_digest(wording(asked[-1])) if len(asked) > 1 else None
+    def last_key(self) -> str | None:
+        """32 hex digits over `ending`, where the prompt has several user turns; else None."""
+        several = self.asked is None and sum(turn.role == "user" for turn in self.prompt) > 1
+        return _short_digest(self.ending()) if several else None
+
+    def opening(self) -> str:
+        """Return the wording of the question, or else of the first user turn."""
+        return self._ids.opening
+
+    def ending(self) -> str:
+        """Return the wording of the last user turn."""
+        return wording(next(turn.content for turn in reversed(self.prompt) if turn.role == "user"))
 
     @property
     def contest(self) -> Contest | None:
@@ -110,11 +118,13 @@ class PreferencePair:
     def _ids(self) -> _PairIds:
         # All at once, as they are of the same texts: they are half of the work of reading.
         prompt, rejected = _turns(self.prompt), "null" if self.rejected is None else _answer(self.rejected)
+        opening = wording(self.asked) if self.asked is not None else _opening(self.prompt)
         offered = "" if self.tools is None else f",{_text(self.tools)}"
         return _PairIds(
             _digest(f"[{prompt},{_answer(self.chosen)},{rejected}{offered}]"),
             _digest(f"[{prompt}{offered}]" if offered else prompt),
-            _short_digest(wording(self.asked) if self.asked is not None else _opening(self.prompt)),
+            opening,
+            _short_digest(opening),
             None if self.rejected is None else _contest(self.prompt, self.chosen, self.rejected),
         )
 
@@ -134,6 +144,7 @@ class Contest:
 class _PairIds:
     pair: str
     prompt: str
+    opening: str
     key: str
     contest: Contest | None
 

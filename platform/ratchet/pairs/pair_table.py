@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet.pairs.checks import characters_of
-from ratchet.pairs.ids import held_out, sample_key
+from ratchet.pairs.ids import sample_key
 from ratchet.pairs.lean import lean_arrow
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.sketches import BINS, has_sketch, sketches_of
 from ratchet.plan.data import Source, held_out_source
 
 lean_arrow()
@@ -59,19 +60,23 @@ SKIPPED_SCHEMA = pa.schema(
 )
 _DRAW = pa.binary(24)
 """A sample key and the pair's id: its order is the order in which pairs are drawn."""
+_SKETCH = pa.binary(BINS)
 ITEM_SCHEMA = pa.schema(
     [
         *(field.with_nullable(True) for field in PAIR_SCHEMA),
         *(field for field in SKIPPED_SCHEMA if field.name in {"reason", "detail"}),
         pa.field("held_out", pa.bool_()),
         pa.field("draw", _DRAW),
-        pa.field("later_key", pa.string()),
+        pa.field("last_key", pa.string()),
+        pa.field("sketch", _SKETCH),
+        pa.field("last_sketch", _SKETCH),
     ]
 )
 """A pair, or a skipped row: then it has a reason, and of the pair's columns `file` and `row` alone.
 
-`held_out` says on which side of the split the pair stands; `draw` is null where the source has no `max_rows`,
-and `later_key` where nothing is compared with it.
+`held_out` says whether all rows of the source are held out: of others the side is known once all prompts are. `draw`
+is null where the source has no `max_rows`, and `last_key` where nothing is held out. Of a prompt that a table has
+already there is no sketch, nor of a short one.
 """
 
 
@@ -104,12 +109,15 @@ def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa
     pairs = [item for item in items if isinstance(item, PreferencePair)]
     table = pairs_table(pairs)
     columns = {name: table.column(name) for name in table.column_names}
-    out = [held_out(source.seed, source.held_out_share, pair.prompt_key) for pair in pairs]
-    columns["held_out"] = pa.array(out, pa.bool_())
+    columns["held_out"] = pa.array([source.held_out_share == 1] * len(pairs), pa.bool_())
     drawn = [_draw(source.seed, pair) if source.max_rows else None for pair in pairs]
     columns["draw"] = pa.array(drawn, _DRAW)
-    aside = held_out_source(source) is not None
-    columns["later_key"] = pa.array([pair.later_key if aside else None for pair in pairs], pa.string())
+    divides = 0 < source.held_out_share < 1
+    last = [pair.last_key if divides or held_out_source(source) else None for pair in pairs]
+    columns["last_key"] = pa.array(last, pa.string())
+    columns["sketch"] = _sketches((pair.prompt_key if divides else None, pair.opening) for pair in pairs)
+    endings = zip(last if divides else [None] * len(pairs), (pair.ending for pair in pairs), strict=True)
+    columns["last_sketch"] = _sketches(endings)
     if len(pairs) < len(items):
         at = iter(range(len(pairs)))
         rows = pa.array([next(at) if isinstance(item, PreferencePair) else None for item in items], pa.int64())
@@ -118,6 +126,18 @@ def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa
     for key in ("reason", "detail"):
         columns[key] = pa.array([getattr(item, key, None) for item in items], pa.string())
     return pa.table(columns, schema=ITEM_SCHEMA)
+
+
+def _sketches(prompts: Iterable[tuple[str | None, Callable[[], str]]]) -> pa.Array:
+    """Return the sketch of the wording of each prompt's key; null where it has none, or a key stands above it."""
+    known: set[str | None] = {None}
+    wordings: list[str | None] = []
+    for key, wording in prompts:
+        text = None if key in known else wording()
+        known.add(key)
+        wordings.append(text if text is not None and has_sketch(text) else None)
+    found = iter(sketches_of([text for text in wordings if text is not None]))
+    return pa.array([None if text is None else next(found).tobytes() for text in wordings], _SKETCH)
 
 
 def _draw(seed: int, pair: PreferencePair) -> bytes:

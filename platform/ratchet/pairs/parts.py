@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from ratchet.errors import PlanError
 from ratchet.pairs.pair import PreferencePair
@@ -43,6 +44,11 @@ def plan_parts(
             code="plan.rows",
         )
     return _with_shots(aside, trained) if source.few_shot else [aside, trained]
+
+
+def shown_keys(parts: Sequence[SourcePart]) -> frozenset[str]:
+    """Return the keys of questions that stand as examples above others."""
+    return frozenset(shot.key for part in parts for shot in part.reading.shots)
 
 
 def _with_shots(aside: SourcePart, trained: SourcePart) -> list[SourcePart]:

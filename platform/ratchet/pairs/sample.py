@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,11 @@ from ratchet.errors import DataError
 from ratchet.pairs.checks import POLICY
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.forms import KINDS
-from ratchet.pairs.ids import held_out, sample_key
+from ratchet.pairs.groups import prompt_groups
+from ratchet.pairs.ids import sample_key
 from ratchet.pairs.packed import file_size
 from ratchet.pairs.pair import Ids, PreferencePair, Skipped, TokenisedPair
+from ratchet.pairs.pair_table import items_table
 from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.source import SourceReading, make_reading, pairs_of
 from ratchet.pairs.span import Span
@@ -69,15 +73,12 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     bad = [item for item in items if isinstance(item, Skipped) and item.reason not in POLICY]
     unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
     aside = _held_out_keys(source, system, reading)
-    open_ones = [pair for pair in unique.values() if aside.isdisjoint((pair.prompt_key, pair.later_key))]
+    open_ones = [pair for pair in unique.values() if aside.isdisjoint((pair.prompt_key, pair.last_key))]
+    out = _fallen_out(open_ones, source, frozenset(shot.key for shot in reading.shots))
     ranked = sorted(open_ones, key=lambda pair: (sample_key(source.seed, pair.drawn_by), pair.pair_id))
     drawn = [pair.pair_id for pair in ranked[: source.max_rows if small else None]]
     kept = {*drawn}
-    found = [
-        pair
-        for pair in open_ones
-        if pair.pair_id in kept and not held_out(source.seed, source.held_out_share, pair.prompt_key)
-    ]
+    found = [pair for pair in open_ones if pair.pair_id in kept and pair.prompt_key not in out]
     some = whole_prompts([pair.prompt_id for pair in found], most, source.seed)
     return PairSample(
         pairs=tuple(found[i] for i in some),
@@ -87,6 +88,15 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
         bad=Counter(item.reason for item in bad),
         first_bad=tuple(f"  {one.file}:{one.row}: {one.reason}: {one.detail}" for one in bad[:_SHOWN]),
     )
+
+
+def _fallen_out(pairs: Sequence[PreferencePair], source: Source, shown: frozenset[str]) -> set[str]:
+    """Return the keys of the prompts that a share of the source holds out, by the groups of these pairs alone."""
+    if not source.held_out_share:
+        return set()
+    with tempfile.TemporaryDirectory(prefix="ratchet-sample-") as scratch, prompt_groups(Path(scratch)) as groups:
+        groups.add(items_table(pairs, source))
+        return groups.sides(source.seed, source.held_out_share, shown).held_out
 
 
 def _held_out_keys(source: Source, system: str | None, like: SourceReading) -> set[str]:
