@@ -75,9 +75,7 @@ class EditDistance:
 class SourceSummary:
     """One source: read = kept + skipped, kept = train + heldout.
 
-    `contradictions` are comparisons that are kept with both answers as the winner, up to form. `dialogues` gave several
-    demonstrations each. Of prompts, `together` stand on one side of the split with one that is near or of the same
-    dialogue, and `divided` are of a group too large for that.
+    `contradictions`, `dialogues`, `together` and `divided` are those of `pairs.assemble.Counts`.
     """
 
     name: str
