@@ -34,7 +34,7 @@ _DIGIT = re.compile(r"\d")
 # Of ASCII each sign's kind: digit, letter, sign of a number, or other. To search these takes a tenth of the time.
 _KINDS = bytes(ord("0" if one.isdigit() else "a" if one.isalnum() or one == "_" else "-" if one in "-." else " ")
                for one in map(chr, range(128))).ljust(256, b"a")  # fmt: skip
-_PERHAPS_OF_NUMBERS = re.compile(rb"0[ -]+0|-0")
+_BETWEEN = re.compile(rb"0[ -]+0")
 
 
 @functools.lru_cache(maxsize=4)  # a prompt's key and its contests ask for the same
@@ -59,7 +59,9 @@ def _has_numbers(text: str) -> bool:
     """Say whether `_OF_NUMBERS` may find something."""
     if not text.isascii():
         return _DIGIT.search(text) is not None
-    return _PERHAPS_OF_NUMBERS.search(text.encode().translate(_KINDS)) is not None
+    kinds = text.encode().translate(_KINDS)
+    # Not one expression of both: what begins with a known character is found five times as fast.
+    return b"-0" in kinds or _BETWEEN.search(kinds) is not None
 
 
 def _spelt(between: re.Match[str]) -> str:

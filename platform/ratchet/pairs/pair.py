@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Sequence
-from json.encoder import encode_basestring_ascii
 
 import numpy as np
 import numpy.typing as npt
 
+from ratchet.pairs.digests import (
+    asked_line,
+    contest_digest,
+    digest,
+    json_text,
+    pair_digest,
+    short_digest,
+    turn_json,
+    turns_json,
+)
 from ratchet.pairs.normal_form import opening_of, unblanked, wording
 
 Ids = npt.NDArray[np.int32]
@@ -99,7 +107,7 @@ class PreferencePair:
     def last_key(self) -> str | None:
         """32 hex digits over `ending`, where the prompt has several user turns; else None."""
         several = self.asked is None and sum(turn.role == "user" for turn in self.prompt) > 1
-        return _short_digest(self.ending()) if several else None
+        return short_digest(self.ending()) if several else None
 
     def opening(self) -> str:
         """Return the wording of the question, or else of the first user turn."""
@@ -119,12 +127,12 @@ class PreferencePair:
         # All at once, as they are of the same texts: they are half of the work of reading.
         prompt, rejected = _turns(self.prompt), "null" if self.rejected is None else _answer(self.rejected)
         opening = wording(self.asked) if self.asked is not None else _opening(self.prompt)
-        offered = "" if self.tools is None else f",{_text(self.tools)}"
+        offered = "" if self.tools is None else f",{json_text(self.tools)}"
         return _PairIds(
-            _digest(f"[{prompt},{_answer(self.chosen)},{rejected}{offered}]"),
-            _digest(f"[{prompt}{offered}]" if offered else prompt),
+            pair_digest(prompt, _answer(self.chosen), rejected, offered),
+            digest(f"[{prompt}{offered}]" if offered else prompt),
             opening,
-            _short_digest(opening),
+            short_digest(opening),
             None if self.rejected is None else _contest(self.prompt, self.chosen, self.rejected),
         )
 
@@ -151,10 +159,8 @@ class _PairIds:
 
 def _contest(prompt: tuple[Turn, ...], chosen: Turn, rejected: Turn) -> Contest:
     # The system turn aside: it says how to answer, and not what is better.
-    asked = "\n".join([f"{turn.role}:{wording(turn.text)}" for turn in prompt if turn.role != "system"])
-    won, lost = unblanked(chosen.text), unblanked(rejected.text)
-    first, second = (won, lost) if won <= lost else (lost, won)
-    return Contest(_short_digest("\0".join((asked, first, second))), won == first)
+    asked = [asked_line(turn.role, wording(turn.text)) for turn in prompt if turn.role != "system"]
+    return Contest(*contest_digest(asked, unblanked(chosen.text), unblanked(rejected.text)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,19 +183,13 @@ class TokenisedPair:
     rejected: Ids
 
 
-# JSON is written part by part, as ids are most of the work of reading: ASCII, so that a digest does not change with how
-# JSON writes other characters, and without blanks. JSON, so that ['a', 'b'] and ['ab'] differ.
-_text = encode_basestring_ascii
-
-
 def dialogue_id(turns: Sequence[Turn]) -> str:
     """Return 32 hex digits over the turns of a dialogue."""
-    return _digest(_turns(tuple(turns)))
+    return digest(_turns(tuple(turns)))
 
 
 def _turns(turns: tuple[Turn, ...]) -> str:
-    parts = [f"[{_text(turn.role)},{_text(turn.content)}{_beyond_text(turn)}]" for turn in turns]
-    return f"[{','.join(parts)}]"
+    return turns_json([turn_json(turn.role, json_text(turn.content), _beyond_text(turn)) for turn in turns])
 
 
 def _opening(prompt: tuple[Turn, ...]) -> str:
@@ -198,7 +198,7 @@ def _opening(prompt: tuple[Turn, ...]) -> str:
 
 def _answer(turn: Turn) -> str:
     more = _beyond_text(turn)
-    return f"[{_text(turn.content)}{more}]" if more else _text(turn.content)
+    return f"[{json_text(turn.content)}{more}]" if more else json_text(turn.content)
 
 
 def _beyond_text(turn: Turn) -> str:
@@ -207,12 +207,3 @@ def _beyond_text(turn: Turn) -> str:
         return ""
     more = {key: value for key, value in vars(turn).items() if key not in {"role", "content"} and value is not None}
     return "," + json.dumps(more, sort_keys=True, separators=(",", ":"))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _short_digest(text: str) -> str:
-    # BLAKE2b takes half the time of SHA-256. Unpaired surrogates are refused later, and must not stop a reader here.
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
