@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def contest_digest(asked: Iterable[str], won: str, lost: str) -> tuple[str, bool
 
 def ids_of_columns(
     roles: Sequence[str], prompt: Sequence[Sequence[str]], chosen: Sequence[str], rejected: Sequence[str] | None
-) -> dict[str, list[str] | list[str | None] | list[bool | None]]:
+) -> dict[str, list[Any]]:
     """Return the columns of ids of many pairs, whose prompts have the same roles and texts alone.
 
     `prompt` has the contents of each turn of all prompts. A user's turn is among them, and no text holds NUL.
@@ -82,7 +83,7 @@ def ids_of_columns(
     prompts = list(map(turns_json, zip(*turns, strict=True)))
     others = ["null"] * len(chosen) if rejected is None else json_texts(rejected)
     wordings = [list(map(wording, contents)) for contents in prompt]
-    found: dict[str, list[str] | list[str | None] | list[bool | None]] = {
+    found: dict[str, list[Any]] = {
         "pair_id": list(map(pair_digest, prompts, json_texts(chosen), others)),
         "prompt_id": list(map(digest, prompts)),
         "prompt_key": list(map(short_digest, wordings[roles.index("user")])),

@@ -20,10 +20,11 @@ from ratchet.pairs.assemble import assemble_tables
 from ratchet.pairs.files import digests
 from ratchet.pairs.hub import at_commit
 from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions, tell_split, tell_unbuilt
-from ratchet.pairs.pair_table import ITEM_SCHEMA, tables_of
+from ratchet.pairs.pair_table import ITEM_SCHEMA
 from ratchet.pairs.parts import plan_parts, shown_keys
-from ratchet.pairs.source import Item, SourceReading, span_pairs
+from ratchet.pairs.source import SourceReading
 from ratchet.pairs.span import Span
+from ratchet.pairs.span_table import span_tables
 from ratchet.plan.data import Source, held_out_source, packages_of
 from ratchet.store import warned
 from ratchet.store.layout import Layout
@@ -153,13 +154,10 @@ def _stream(spans: list[Span], reading: SourceReading, look: Callable[[], None])
         yield from _on_ray(spans, reading, look)
         return
 
-    def items() -> Iterator[Item]:
-        for span in spans:
-            for item in span_pairs(span, reading):
-                look()
-                yield item
-
-    yield from tables_of(items(), reading.source)
+    for span in spans:
+        for table in span_tables(span, reading):
+            look()
+            yield table
 
 
 def _on_ray(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[pa.Table]:
@@ -188,7 +186,7 @@ def _span_tables(
     warned.send(warnings)
     for number in numbers.column("span").to_pylist():
         try:
-            for table in tables_of(span_pairs(spans[number], reading), reading.source):
+            for table in span_tables(spans[number], reading):
                 yield table.append_column("error", pa.nulls(len(table), _ERROR))
         except DataError as error:
             # Ray would wrap it.

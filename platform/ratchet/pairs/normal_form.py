@@ -60,7 +60,7 @@ def _has_numbers(text: str) -> bool:
     if not text.isascii():
         return _DIGIT.search(text) is not None
     kinds = text.encode().translate(_KINDS)
-    # Not one expression of both: what begins with a known character is found five times as fast.
+    # Not one expression of both: what begins with a known character is found in a third of the time.
     return b"-0" in kinds or _BETWEEN.search(kinds) is not None
 
 

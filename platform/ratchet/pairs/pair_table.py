@@ -7,6 +7,7 @@ tables of many tasks compares ids and moves columns, and never sees a row.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,8 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet.pairs.checks import characters_of
+from ratchet.pairs.digests import ids_of_columns, short_digest
 from ratchet.pairs.ids import sample_key
 from ratchet.pairs.lean import lean_arrow
+from ratchet.pairs.normal_form import wording
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.sketches import BINS, has_sketch, sketches_of
 from ratchet.plan.data import Source, held_out_source
@@ -26,7 +29,7 @@ from ratchet.plan.data import Source, held_out_source
 lean_arrow()
 # A reader of a file of pairs holds a whole row group in memory, so it has a bound in rows and in characters.
 ROWS = 2048
-_CHARACTERS = 4 << 20
+CHARACTERS = 4 << 20
 # Rows differ by a factor of thousands, so a number of rows alone bounds no memory: characters are counted this often.
 _AT_ONCE = 64
 _AS_OBJECTS = 64
@@ -107,14 +110,9 @@ def _prompts(pairs: Sequence[PreferencePair]) -> pa.Array:
 def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa.Table:
     """Return items as a table of `ITEM_SCHEMA`, in order."""
     pairs = [item for item in items if isinstance(item, PreferencePair)]
-    table = pairs_table(pairs)
-    columns = {name: table.column(name) for name in table.column_names}
-    columns["held_out"] = pa.array([source.held_out_share == 1] * len(pairs), pa.bool_())
-    drawn = [_draw(source.seed, pair) if source.max_rows else None for pair in pairs]
-    columns["draw"] = pa.array(drawn, _DRAW)
-    divides = 0 < source.held_out_share < 1
+    divides = _divides(source)
     last = [pair.last_key if divides or held_out_source(source) else None for pair in pairs]
-    columns["last_key"] = pa.array(last, pa.string())
+    columns = _decided(pairs_table(pairs), source, [pair.drawn_by for pair in pairs] if source.max_rows else [], last)
     columns["sketch"] = _sketches((pair.prompt_key if divides else None, pair.opening) for pair in pairs)
     endings = zip(last if divides else [None] * len(pairs), (pair.ending for pair in pairs), strict=True)
     columns["last_sketch"] = _sketches(endings)
@@ -132,16 +130,76 @@ def _sketches(prompts: Iterable[tuple[str | None, Callable[[], str]]]) -> pa.Arr
     """Return the sketch of the wording of each prompt's key; null where it has none, or a key stands above it."""
     known: set[str | None] = {None}
     wordings: list[str | None] = []
-    for key, wording in prompts:
-        text = None if key in known else wording()
+    for key, said in prompts:
+        text = None if key in known else said()
         known.add(key)
         wordings.append(text if text is not None and has_sketch(text) else None)
     found = iter(sketches_of([text for text in wordings if text is not None]))
     return pa.array([None if text is None else next(found).tobytes() for text in wordings], _SKETCH)
 
 
-def _draw(seed: int, pair: PreferencePair) -> bytes:
-    return sample_key(seed, pair.drawn_by) + bytes.fromhex(pair.pair_id)
+def _worded(keys: Sequence[str | None], texts: Sequence[str]) -> Iterator[tuple[str | None, Callable[[], str]]]:
+    return ((key, functools.partial(wording, text)) for key, text in zip(keys, texts, strict=True))
+
+
+def _divides(source: Source) -> bool:
+    return 0 < source.held_out_share < 1
+
+
+def _decided(table: pa.Table, source: Source, drawn_by: Sequence[str], last: Sequence[str | None]) -> dict[str, Any]:
+    """Return the columns of pairs, with whether all are held out, the draw where there is one, and the last keys."""
+    columns = {name: table.column(name) for name in table.column_names}
+    columns["held_out"] = pa.array([source.held_out_share == 1] * len(table), pa.bool_())
+    draws = [
+        sample_key(source.seed, by) + bytes.fromhex(one)
+        for by, one in zip(drawn_by, columns["pair_id"].to_pylist() if drawn_by else (), strict=True)
+    ]
+    columns["draw"] = pa.array(draws, _DRAW) if drawn_by else pa.nulls(len(table), _DRAW)
+    columns["last_key"] = pa.array(last, pa.string()) if last else pa.nulls(len(table), pa.string())
+    return columns
+
+
+def plain_table(
+    roles: Sequence[str],
+    prompt: Sequence[Sequence[str]],
+    chosen: Sequence[str],
+    rejected: Sequence[str] | None,
+    places: Sequence[tuple[str, int]],
+    source: Source,
+) -> pa.Table:
+    """Return pairs of texts alone as a table of `ITEM_SCHEMA`: what `items_table` makes of them.
+
+    All prompts have the same roles, `prompt` has each turn's contents, and `places` are the files and rows.
+    """
+    count = len(chosen)
+    ids = ids_of_columns(roles, prompt, chosen, rejected)
+    columns: dict[str, Any] = {
+        **ids,
+        "prompt": _plain_prompts(roles, prompt, count),
+        "chosen": chosen,
+        "rejected": pa.nulls(count, pa.string()) if rejected is None else rejected,
+        "file": [file for file, _ in places],
+        "row": [row for _, row in places],
+    }
+    nulls = {name: pa.nulls(count, PAIR_SCHEMA.field(name).type) for name in PAIR_SCHEMA.names if name not in columns}
+    table = pa.table({**columns, **nulls}, schema=PAIR_SCHEMA)
+    asked = [contents for role, contents in zip(roles, prompt, strict=True) if role == "user"]
+    last = [short_digest(wording(text)) for text in asked[-1]] if _divides(source) and len(asked) > 1 else []
+    found = _decided(table, source, ids["pair_id"] if source.max_rows else [], last)
+    found["sketch"] = _sketches(_worded(ids["prompt_key"] if _divides(source) else [None] * count, asked[0]))
+    found["last_sketch"] = _sketches(_worded(last or [None] * count, asked[-1]))
+    found |= {key: pa.nulls(count, pa.string()) for key in ("reason", "detail")}
+    return pa.table(found, schema=ITEM_SCHEMA)
+
+
+def _plain_prompts(roles: Sequence[str], prompt: Sequence[Sequence[str]], count: int) -> pa.Array:
+    fields = {
+        "role": pa.array(list(roles) * count, pa.string()),
+        "content": pa.array(itertools.chain.from_iterable(zip(*prompt, strict=True)), pa.string()),
+    }
+    held = [fields.get(field.name, pa.nulls(len(roles) * count, field.type)) for field in _TURN]
+    ends = pa.array(range(0, len(roles) * count + 1, len(roles)), pa.int32())
+    return pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(held, fields=list(_TURN)))
 
 
 def tables_of(items: Iterable[PreferencePair | Skipped], source: Source) -> Iterator[pa.Table]:
@@ -151,7 +209,7 @@ def tables_of(items: Iterable[PreferencePair | Skipped], source: Source) -> Iter
     while part := list(itertools.islice(rest, _AT_ONCE)):
         waiting += part
         characters += sum(characters_of(item) for item in part if isinstance(item, PreferencePair))
-        if len(waiting) >= ROWS or characters >= _CHARACTERS:
+        if len(waiting) >= ROWS or characters >= CHARACTERS:
             yield items_table(waiting, source)
             waiting, characters = [], 0
     if waiting:

@@ -210,12 +210,16 @@ def read_source(source: Source, default_system: str | None = None, *, span_bytes
     """
     spans = plan_spans(source) if span_bytes is None else plan_spans(source, span_bytes)
     reading = make_reading(source, spans, default_system)
-    for span in spans:
-        yield from span_pairs(span, reading)
+    yield from (item for span in spans for item in span_pairs(span, reading))
 
 
 def span_pairs(span: Span, reading: SourceReading) -> Iterator[Item]:
-    """Yield every pair and every skipped row of one span.
+    """Yield every pair and every skipped row of one span. Raises DataError as `span_rows`."""
+    return (item for row in span_rows(span, reading) for item in pairs_of(row, reading))
+
+
+def span_rows(span: Span, reading: SourceReading) -> Iterator[SourceRow]:
+    """Yield the rows of one span.
 
     Raises DataError where the file is damaged, or this host has other packages than the one that began to read.
     """
@@ -226,8 +230,7 @@ def span_pairs(span: Span, reading: SourceReading) -> Iterator[Item]:
             where=platform.node(),
             fix="install the same packages on every host",
         )
-    for row in read_span(span, reading.source):
-        yield from pairs_of(row, reading)
+    yield from read_span(span, reading.source)
 
 
 def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
@@ -235,9 +238,16 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
     if row.value is None:
         return [_skipped(row, Unfit(Reason(row.reason), row.detail))]
     try:
-        value = row.value
-        sides, tools = _sides(row, value, reading) if not reading.conditions else _met(row, value, reading)
+        sides, tools = said_by(row, row.value, reading) if not reading.conditions else _met(row, row.value, reading)
         check_margin(sides, reading.source.min_margin)
+    except Unfit as unfit:
+        return [_skipped(row, unfit)]
+    return pairs_said(row, sides, tools, reading)
+
+
+def pairs_said(row: SourceRow, sides: Sides | ChoiceQuestion, tools: str | None, reading: SourceReading) -> list[Item]:
+    """Return the pairs of what a row says, as `pairs_of` does."""
+    try:
         built = build_pairs(sides, reading.source.build, reading.source.seed)
     except Unfit as unfit:
         return [_skipped(row, unfit)]
@@ -262,14 +272,14 @@ def _earlier(sides: Sides | ChoiceQuestion, source: Source) -> list[Built]:
 
 
 def _met(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:
-    """Return what `_sides` does of a row that meets the conditions. Raises Unfit; DataError as `_sides`."""
+    """Return what `said_by` does of a row that meets the conditions. Raises Unfit; DataError as `said_by`."""
     # At most once: a condition may ask for the margin, which only the layout knows.
-    read = functools.cache(lambda: _sides(row, value, reading))
+    read = functools.cache(lambda: said_by(row, value, reading))
     check_conditions(value, reading.conditions, lambda: getattr(read()[0], "margin", None))
     return read()
 
 
-def _sides(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:
+def said_by(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:
     """Return what a row says, and the tools that it offers.
 
     Raises Unfit; DataError where it holds a column that means something and is not read.
