@@ -11,7 +11,7 @@ import pytest
 
 from ratchet.cli import main
 from ratchet.documents import data_report
-from ratchet.documents.report import SourceOverlap
+from ratchet.documents.sources import SourceOverlap
 
 PAGE = (Path(__file__).parents[2] / "docs" / "look.md").read_text(encoding="utf-8")
 TOKEN_USE = {"TokenUse"}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nightly import examples
 from raised import raises
-from ratchet.documents.report import SourceOverlap
+from ratchet.documents.sources import SourceOverlap
 from ratchet.pairs.assemble import Counts, assemble
 from ratchet.pairs.checks import POLICY, Reason
 from ratchet.pairs.ids import overlaps_of

@@ -15,7 +15,8 @@ import pytest
 from nightly import nightly
 from raised import raises
 from ratchet.commands import upkeep
-from ratchet.documents.report import SourceOverlap, read_report
+from ratchet.documents.report import read_report
+from ratchet.documents.sources import SourceOverlap
 from ratchet.report.page import run_sections, write_report
 from ratchet.report.tables import data as tables_data
 from report_example import bare, example, short

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from ratchet.documents.report import EditDistance, SourceOverlap
+from ratchet.documents.sources import EditDistance, SourceOverlap
 from ratchet.documents.token_use import TokenUse
 
 Gravity = Literal["stops", "warns", "notes"]

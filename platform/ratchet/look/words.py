@@ -21,7 +21,7 @@ from ratchet.documents.data_report import (
     room_in_words,
     told,
 )
-from ratchet.documents.report import EditDistance, SourceOverlap
+from ratchet.documents.sources import EditDistance, SourceOverlap
 from ratchet.documents.token_use import use_in_words
 from ratchet.report.figures import many, on_one_line
 

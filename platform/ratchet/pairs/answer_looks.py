@@ -8,7 +8,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from ratchet.documents.data_report import DataAnalysis
-from ratchet.documents.report import LOW_EDIT_DISTANCE, EditDistance
+from ratchet.documents.sources import LOW_EDIT_DISTANCE, EditDistance
 from ratchet.pairs.counting import PlacedCount, found_of, of_all, wilson_interval
 from ratchet.pairs.normal_form import unblanked
 from ratchet.pairs.pair import PreferencePair, Turn

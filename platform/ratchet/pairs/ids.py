@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ratchet.documents.report import SourceOverlap
+from ratchet.documents.sources import SourceOverlap
 from ratchet.pairs.unique import digests_of, unique_ids
 
 SPLIT_VERSION = 4

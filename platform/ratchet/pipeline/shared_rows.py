@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ratchet.documents.report import SourceOverlap
+from ratchet.documents.sources import SourceOverlap
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs
 

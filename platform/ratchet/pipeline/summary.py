@@ -26,14 +26,12 @@ from ratchet.documents.passport import Reach
 from ratchet.documents.report import (
     Agreement,
     ChunkDifficulty,
-    EditDistance,
     Effect,
     Hardware,
     Report,
-    SourceSummary,
-    SourceTokens,
     StepSummary,
 )
+from ratchet.documents.sources import EditDistance, SourceSummary, SourceTokens
 from ratchet.documents.token_use import costly_order
 from ratchet.pairs.ids import overlaps_of
 from ratchet.pipeline.advice import advise

@@ -6,7 +6,8 @@ from typing import Any
 
 from ratchet.documents.data_report import SourceData, SourceLengths
 from ratchet.documents.heldout import Gamma
-from ratchet.documents.report import LOW_EDIT_DISTANCE, EditDistance, Report
+from ratchet.documents.report import Report
+from ratchet.documents.sources import LOW_EDIT_DISTANCE, EditDistance
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.reference.share import interval_of
 from ratchet.report.charts.training import colour_of

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ratchet.documents.heldout import HeldOutScores
-from ratchet.documents.report import LOW_EDIT_DISTANCE, Report, SourceOverlap
+from ratchet.documents.report import Report
+from ratchet.documents.sources import LOW_EDIT_DISTANCE, SourceOverlap
 from ratchet.documents.token_use import TokenUse
 from ratchet.report import figures as fig
 from ratchet.report.parts import Cell, PageTable, amount, model_cell, row, table, text
