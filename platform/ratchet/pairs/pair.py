@@ -203,7 +203,7 @@ def _answer(turn: Turn) -> str:
 
 def _beyond_text(turn: Turn) -> str:
     """What a turn has besides role and content; nothing for a plain one, whose digest is that of its text alone."""
-    if turn.reasoning is turn.tool_calls is turn.tool_call_id is turn.name:  # all four are None
+    if turn.reasoning is turn.tool_calls is turn.tool_call_id is turn.name is None:
         return ""
     more = {key: value for key, value in vars(turn).items() if key not in {"role", "content"} and value is not None}
     return "," + json.dumps(more, sort_keys=True, separators=(",", ":"))
