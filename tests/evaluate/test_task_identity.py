@@ -191,7 +191,7 @@ KNOWN = {
     "eq": "56920dba6482915923b9",
     "words": "3b5117b8db23008b9f14",
     "text": "e4158c62970178602754",
-    "pairs": "9abc6ef45c1f3a085f15",
+    "pairs": "893200d3cacd1423cb8d",
     "sums": "87ab1941a3bfa8ac65b0",
     "mine": "9ffe86d4d398922bb895",
 }

@@ -171,9 +171,9 @@ def test_an_unfinished_step_is_no_fault_and_its_damaged_checkpoint_is_set_aside(
     (step / "record.json").unlink()
     checkpoints = Checkpoints(step, Alone(), keep=2)
 
-    def write(folder: Path) -> list[Path]:
+    def write(folder: Path) -> dict[Path, str]:
         (folder / "shard").write_bytes(b"w" * 200)
-        return [folder / "shard"]
+        return {folder / "shard": hashlib.sha256(b"w" * 200).hexdigest()}
 
     checkpoints.save(4, write, {})
     status, found = look(layout)

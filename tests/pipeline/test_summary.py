@@ -43,8 +43,9 @@ def run_with(folder: Path, events: dict[str, list[Any]]) -> tuple[Run, list[Step
 def test_an_event_that_a_reader_must_know_stands_on_the_page_whatever_its_words_are(tmp_path: Path) -> None:
     events = [to_values(Event(code=code, what=f"in other words {n}")) for n, code in enumerate(EVENTS)]
     run, steps = run_with(tmp_path, {"warm": [], "align": events})
-    known = [f"align: {event['what']}" for event in events if event["code"] in {"step-skipped", "checkpoint-damaged"}]
-    assert notable_events(run, steps) == known and len(known) == 2
+    codes = {"step-skipped", "checkpoint-damaged", "budget-halved"}
+    known = [f"align: {event['what']}" for event in events if event["code"] in codes]
+    assert notable_events(run, steps) == known and len(known) == 3
 
 
 def test_records_without_codes_still_warn_of_skipped_steps_and_broken_checkpoints(tmp_path: Path) -> None:

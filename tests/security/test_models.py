@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -229,9 +230,9 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused(folder: Path, canary:
 
 def test_a_checkpoint_that_was_changed_is_set_aside_before_anything_reads_it(tmp_path: Path, canary: Path) -> None:
     def save(step: int) -> Callable[[Path], list[Path]]:
-        def write(at: Path) -> list[Path]:
+        def write(at: Path) -> dict[Path, str]:
             torch.save({"step": step}, at / "state.pt")
-            return [at / "state.pt"]
+            return {at / "state.pt": hashlib.sha256((at / "state.pt").read_bytes()).hexdigest()}
 
         return write
 

@@ -208,14 +208,19 @@ def test_a_model_with_experts_is_known_as_one(tmp_path: Path) -> None:
     assert TorchEngine(spec(tmp_path), PairScorer(model), CPU).routes
 
 
+class Unshared(LlamaForCausalLM):
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return False
+
+
 def unshared(seed: int) -> Any:
     """A model whose sequences are padded, so that each pass rounds a few answers otherwise, and most not."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
     config = LlamaConfig(vocab_size=64, max_position_embeddings=256, initializer_range=0.2, **sizes)
-    model = LlamaForCausalLM(config).to(BF16)
+    model = Unshared(config).to(BF16)
     keep_rotary_in_float32(model)
-    model._supports_attention_backend = False
     return model
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -47,7 +46,11 @@ def train_here(
         while True:
             try:
                 with noting_failures(spec, Alone()):
-                    found = _train(spec, device, told)
+                    rehearsed = rehearse(spec, Alone(), device, TorchEngine)
+                    step = begin_step(spec, Alone(), device, TorchEngine, told)
+                    with step.books:
+                        trained = loop.run(spec, step.parts, step.resumed)
+                    found = finish_step(spec, step, trained, rehearsed)
                 break
             except Ended as end:
                 go_on_or_stop(spec, ended_of(end, 1))
@@ -60,14 +63,6 @@ def train_here(
     finally:
         news.news()
     return train_result(found, clock)
-
-
-def _train(spec: TrainSpec, device: torch.device, told: Callable[[], Notice | None]) -> dict[str, Any]:
-    rehearsed = rehearse(spec, Alone(), device, TorchEngine)
-    step = begin_step(spec, Alone(), device, TorchEngine, told)
-    with step.books:
-        trained = loop.run(spec, step.parts, step.resumed)
-    return finish_step(spec, step, trained, rehearsed)
 
 
 def rehearse_here(spec: TrainSpec) -> None:
