@@ -27,6 +27,7 @@ from ratchet.store.files import at_home
 TEMPLATES = Path(__file__).parent / "templates"
 CLOCK = "strftime_now"
 """The function by which templates read the clock; transformers has no other."""
+_QUESTION = "What is the sky?"
 _DRAWN = {"random", "lipsum"}
 """jinja's filter and function that give something else each time."""
 
@@ -90,10 +91,19 @@ class Applied:
     apply: Callable[..., Any]
     handed: Mapping[str, Any]
     folds: bool
+    parts: bool = False
+    """Whether the template reads a message's text only where it is a part of a list, as those of models that see do."""
 
-    def __call__(self, *conversation: Any, **more: Any) -> Any:
+    def __call__(self, conversation: Any, *given: Any, **more: Any) -> Any:
         """Return a conversation's text or ids."""
-        return self.apply(*conversation, **{**self.handed, **more})
+        if self.parts:
+            conversation = [_in_parts(message) for message in conversation]
+        return self.apply(conversation, *given, **{**self.handed, **more})
+
+
+def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else {**message}
 
 
 PLAIN = ChatTemplate((TEMPLATES / "plain.jinja").read_text(encoding="utf-8"))
@@ -128,7 +138,17 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
                 code="model.template-argument",
             )
     # Bound to the tokenizer, so that no caller can forget it, whichever library it is in.
-    tokenizer.apply_chat_template = Applied(tokenizer.apply_chat_template, chat_template.handed, chat_template.folds)
+    plain = Applied(tokenizer.apply_chat_template, chat_template.handed, chat_template.folds)
+    in_parts = dataclasses.replace(plain, parts=True)
+    tokenizer.apply_chat_template = in_parts if not _writes(plain) and _writes(in_parts) else plain
+
+
+def _writes(apply: Applied) -> bool:
+    """Say whether a template writes the text of a question."""
+    try:
+        return _QUESTION in apply([{"role": "user", "content": _QUESTION}], tokenize=False)
+    except Exception:  # a template can raise whatever its expressions raise; `find_style` says so to people
+        return False
 
 
 def template_names(tokenizer: Any) -> list[str]:
