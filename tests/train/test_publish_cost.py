@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raised import raises
-from ratchet.model import export, folder
+from ratchet.model import export, folder, memory
 from ratchet.model.export import reload_check, save_model
 from ratchet.model.folder import digest_model
 from ratchet.model.forward import SideScores
@@ -48,6 +48,23 @@ def test_a_published_model_is_scored_as_often_as_proofs_need(
     outcome = train_whole(spec_of(tmp_path / "run", lora=lora, max_steps=2, **inputs), Alone(), CPU, TorchEngine)
     assert seen == wanted and len(hashed) == 1
     assert outcome["published"]["weights"] == digest_model(tmp_path / "run/model")
+
+
+def test_freed_memory_is_handed_back_where_it_will_not_be_needed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first update, and before publishing: not in the steps between, where each would ask for it again."""
+    happened: list[str] = []
+
+    class Told(TorchEngine):
+        def step(self, learning_rate: float, norm: float | None) -> Any:
+            happened.append("update")
+            return super().step(learning_rate, norm)
+
+    monkeypatch.setattr(memory, "trim", lambda device: happened.append("trim"))
+    spec = spec_of(tmp_path / "run", max_steps=3, **write_inputs(tmp_path))
+    train_whole(spec, Alone(), CPU, Told)
+    assert happened == ["update", "trim", "update", "update", "trim"]
 
 
 def test_gathered_weights_are_held_once(tmp_path: Path) -> None:

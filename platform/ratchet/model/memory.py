@@ -38,7 +38,7 @@ def reset_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    _trim()
+    trim(device)
     with contextlib.suppress(OSError):  # some containers forbid it: the peak is then that of the whole process
         _RESET.write_text("5", encoding="utf-8")
     return _status("VmRSS")
@@ -104,12 +104,12 @@ def largest_budget(
     return min(most, int(budget * math.sqrt(free / needed))) // _STEP * _STEP
 
 
-def _trim() -> None:
-    """Hand freed memory back to the system."""
-    # glibc may be set to keep freed memory, which would hide what the next pass takes.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def trim(device: torch.device) -> None:
+    """Hand freed memory of the CPU back to the system, where `device` is that."""
+    # glibc is set to keep it, which is quick from pass to pass. What a larger pass or an update left would stay, too.
+    found = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if device.type == "cpu" and found is not None:
+        found(0)
 
 
 def _status(key: str) -> int:

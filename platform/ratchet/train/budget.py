@@ -81,6 +81,7 @@ def choose(
             write_event(Path(spec.folder), Event(code="budget-found", what=said))
 
     agree(communicator, write)
+    memory.trim(engine.device)
     return found
 
 

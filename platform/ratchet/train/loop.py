@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import RatchetError
+from ratchet.model import memory
 from ratchet.track.jsonl import Tracker
 from ratchet.train import faults, first_step
 from ratchet.train.balance import Balance
@@ -110,7 +111,8 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
     metrics: dict[str, float] = dict(resumed.facts["metrics"]) if resumed else {}
     skips = Skips(spec, parts.checkpoints, resumed.facts["skipped"] if resumed else [])
     error: RatchetError | None = None
-    with prefetch(passes(spec, parts, resumed.step if resumed else 0)) as steps:
+    first_of = 1 + (resumed.step if resumed else 0)
+    with prefetch(passes(spec, parts, first_of - 1)) as steps:
         clock = time.monotonic()
         for batch, works in steps:
             seed_step(spec, batch.step, parts.communicator.rank)
@@ -128,6 +130,8 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
                 metrics |= {f"first/{key}": first[key] for key in ("largest_h", "h_tolerance", "loss_tolerance")}
             faults.kill_if_due("step:kill", batch.step, parts.communicator.rank)
             metrics |= update(spec, parts, batch, rate, agreed, skips)
+            if batch.step == first_of:
+                memory.trim(parts.engine.device)  # what the first update made beside what stays
             metrics |= rates(spec, parts, batch, time.monotonic() - clock)
             last = batch.step == course.total_steps
             due = last or batch.step % stage.checkpoint.every == 0

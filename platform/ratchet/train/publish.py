@@ -18,7 +18,7 @@ from torch import Tensor
 from ratchet.documents.events import Event, write_event
 from ratchet.documents.passport import Reach, reach_in_words
 from ratchet.errors import ModelError, StorageError
-from ratchet.model import noise
+from ratchet.model import memory, noise
 from ratchet.model.export import reload_check, save_model, score_plain, try_saving
 from ratchet.model.folder import card_usage, digest_model
 from ratchet.model.forward import SideScores, score
@@ -87,6 +87,7 @@ def publish_model(
     the saved folder does (to the bit, as all its bytes are compared). Raises ModelError, StorageError.
     """
     engine.train(False)
+    memory.trim(engine.device)
     with torch.no_grad():
         trained = score(engine, sample.pairs, engine.device, chosen_only=spec.supervised)
     some = sample.pairs[:_MEASURED]
