@@ -185,3 +185,24 @@ def test_of_two_system_texts_that_differ_neither_is_lost(
         assert "different system texts" in found[1]
     else:
         assert found == pair
+
+
+@pytest.mark.parametrize("key", ["score", "attachments", "meta.score"])
+def test_a_key_of_messages_may_be_ignored(key: str, tmp_path: Path) -> None:
+    outer, _, inner = key.partition(".")
+    more = {outer: {inner: 3} if inner else ["a"] if outer == "attachments" else 3}
+    rows: list[dict[str, Any]] = [
+        {"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", **more}], "rejected": None}
+    ] * 2
+    for row in rows:
+        row["rejected"] = [row["chosen"][0], {"role": "assistant", "content": "b"}]
+    assert said(source_of(tmp_path, rows, ignore=[f"chosen.{key}"])) == [("q", "a", "b")] * 2
+    if key == "attachments":  # a score says nothing of a pair
+        assert all(f"`.{key}` leaves it out" in one[1] for one in said(source_of(tmp_path, rows)))
+
+
+def test_an_ignored_key_of_messages_is_named_where_one_holds_something(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "score": 1}]
+    rows = [{"messages": talk}] * 2
+    source = source_of(tmp_path, rows, ignore=["messages.score", "messages.label"])
+    assert make_reading(source, plan_spans(source), None).unread_columns == ("messages.score",)

@@ -6,21 +6,43 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ratchet.pairs.contract import columns_of
 from ratchet.pairs.meanings import has_content
 from ratchet.pairs.span import SourceRow
 
 
 def without(row: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
-    """Return a row without some of its columns, or parts of them (`column.part`)."""
+    """Return a row without some of its columns, or parts of them: `column.part`, also of each object in a list."""
     if not names:
         return row
     kept = {column: value for column, value in row.items() if column not in names}
     for name in names:
         column, _, part = name.partition(".")
-        if part and name not in row and isinstance(inner := kept.get(column), Mapping):
-            kept[column] = {key: value for key, value in inner.items() if key != part}
+        if part and name not in row and column in kept:
+            kept[column] = _less(kept[column], part)
     return kept
+
+
+def _less(value: Any, part: str) -> Any:
+    if isinstance(value, list):
+        return [_less(one, part) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    if part in value:
+        return {key: held for key, held in value.items() if key != part}
+    key, _, rest = part.partition(".")
+    return {**value, key: _less(value[key], rest)} if rest and key in value else value
+
+
+def _holds(value: Any, part: str) -> bool:
+    """Say whether a part of a value holds something."""
+    if isinstance(value, list):
+        return any(_holds(one, part) for one in value)
+    if not isinstance(value, Mapping):
+        return False
+    if part in value:
+        return has_content(value[part])
+    key, _, rest = part.partition(".")
+    return bool(rest) and key in value and _holds(value[key], rest)
 
 
 def lean(rows: Sequence[SourceRow], names: Sequence[str]) -> list[SourceRow]:
@@ -30,6 +52,5 @@ def lean(rows: Sequence[SourceRow], names: Sequence[str]) -> list[SourceRow]:
 
 def held_of(rows: Sequence[SourceRow], names: Sequence[str]) -> tuple[str, ...]:
     """Return those of the columns in which a row holds something."""
-    heads = {name.partition(".")[0] for name in names if "." in name}
-    held = [columns_of(row.value, heads) for row in rows if row.value is not None] if names else []
-    return tuple(name for name in names if any(has_content(row.get(name)) for row in held))
+    held = [row.value for row in rows if row.value is not None] if names else []
+    return tuple(name for name in names if any(_holds(row, name) for row in held))

@@ -107,7 +107,8 @@ def _check_unread(value: Mapping[str, Any], name: str) -> None:
         known = meaning is not None or key in _NOT_READ
         if known and value[key] is not False and has_content(value[key]):
             what = f": {meaning.what}" if meaning is not None else ""
-            raise Unfit(Reason.MESSAGES, f"{name} has {key}, which is not read{what}")
+            out = f"`ignore:` with its column and `.{key}` leaves it out"
+            raise Unfit(Reason.MESSAGES, f"{name} has {key}, which is not read{what}; {out}")
 
 
 def _content(value: Mapping[str, Any], key: str, role: str, name: str) -> str:

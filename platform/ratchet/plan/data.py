@@ -114,7 +114,7 @@ class Source(Strict):
     columns: Columns | None = None
     """What each column means, where the rows have other columns than those of a known layout."""
     ignore: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Columns that say something, and are not to be read all the same."""
+    """Columns that say something, and are not to be read all the same; `messages.score` is a key of messages."""
     train_on: Literal["all", "last"] = "all"
     """Of a dialogue of demonstrations: every turn of the assistant, each after all that comes before it, or the last
     one alone. Of pairs the answers alone are trained on, and the key does not apply."""
