@@ -153,7 +153,7 @@ PAIRS: tuple[Signature, ...] = (
             "history?": "history",
             "system?": "system",
             "chosen": "output[0]",
-            "rejected": "output[1]",
+            "rejected": "output[-1]",  # the best comes first, the worst last
         },
         "LLaMA-Factory, first ranking format (comparison_gpt4)",
         types={"output": "texts"},
