@@ -16,7 +16,7 @@ from nightly import examples, nightly
 from ratchet.model.batch import collate
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.segments import groups_of, segments_of
-from ratchet.model.states import _States, carriers
+from ratchet.model.states import _Branching, _States, carriers, largest_share
 from ratchet.model.tree import Branch, lay_out
 from ratchet.model.tree_plan import TreePlan
 from ratchet.pairs.pair import TokenisedPair
@@ -138,6 +138,41 @@ def test_a_state_that_gets_lost_is_found_out_in_any_precision(
     monkeypatch.setattr(_States, "of_parents", lost)
     why = PairScorer(tiny(name, dtype)).packing.why_padded
     assert why is not None and "which carries a state, is off by" in why
+
+
+class _Spoiled(torch.autograd.Function):
+    """Hands its input on, and in place of its gradient NaN or nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, with_what: float | None) -> Tensor:
+        ctx.with_what = with_what
+        return hidden.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        return None if ctx.with_what is None else grads[0] * ctx.with_what, None
+
+
+@pytest.mark.parametrize(("with_what", "off"), [(torch.nan, "nan"), (None, "1"), (0.0, "1")])
+def test_a_gradient_that_is_no_number_or_is_lost_is_found_out(
+    with_what: float | None, off: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = _Branching.__call__
+
+    def spoiled(layer: Any, *given: Any, **named: Any) -> Any:
+        found = right(layer, *given, **named)
+        return found if layer.tree is None else _Spoiled.apply(found, with_what)
+
+    monkeypatch.setattr(_Branching, "__call__", spoiled)
+    why = PairScorer(tiny("qwen3.5", torch.float32)).packing.why_padded
+    assert why is not None and f"which carries a state, is off by {off} over a forest" in why
+
+
+def test_a_difference_from_nothing_is_endless_and_of_nothing_none() -> None:
+    zero, one = torch.zeros(2), torch.tensor([0.0, 3.0])
+    assert largest_share([(zero, zero), (one, one)]) == 0.0
+    assert largest_share([(one + 1.5, one), (one, one)]) == 0.5
+    assert largest_share([(one, one), (one, zero)]) == torch.inf
 
 
 def test_a_layer_that_goes_on_from_no_state_is_padded(caplog: pytest.LogCaptureFixture) -> None:

@@ -59,6 +59,27 @@ def test_a_kernel_whose_gradient_is_wrong_is_not(monkeypatch: pytest.MonkeyPatch
     assert said is not None and "is off by" in said
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_kernel_with_a_gradient_that_is_no_number_is_not(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = attention._flash_backward
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        return [grad * torch.nan if at == place else grad for at, grad in enumerate(right(*arguments, **named))]
+
+    monkeypatch.setattr(attention, "_flash_backward", broken)
+    said = kernel_disproof(4, 2, 16, torch.float32, CPU)
+    assert said is not None and "is off by nan" in said
+
+
+def test_memory_that_runs_out_says_nothing_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(attention, "_flash", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernel_disproof(4, 2, 16, torch.float32, CPU)
+
+
 def test_a_kernel_that_does_not_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such kernel\nfor this device")

@@ -11,7 +11,7 @@ Legend: _1TH the forest's row, _SLH segments by rows of the longest; states have
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,8 +34,17 @@ def carriers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if _cache_of(module) is not None]
 
 
+def looks_back(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a model that see rows above theirs by a convolution, and carry no state known here."""
+    return [module for module in model.modules() if _convolves(module) and _cache_of(module) is None]
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(child, nn.Conv1d) for child in module.children())
+
+
 def _cache_of(module: nn.Module) -> str | None:
-    if not any(isinstance(child, nn.Conv1d) for child in module.children()):
+    if not _convolves(module):
         return None
     taken = inspect.signature(type(module).forward).parameters
     return next((name for name in _CACHES if name in taken), None)
@@ -72,6 +81,8 @@ def states_disproof(causal: Any, plan: TreePlan, device: torch.device) -> str | 
         try:
             with torch.inference_mode(mode=False), torch.enable_grad():
                 off = _off(module, causal.config.get_text_config(), plan.to(device), device)
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, ModelError) as error:
             return f"{type(module).__name__} does not run over a forest ({str(error).strip().splitlines()[0]})"
         if not off <= (_ALLOWED if device.type == "cpu" else 50 * _ALLOWED):
@@ -103,10 +114,21 @@ def _off(kind: Any, config: Any, plan: TreePlan, device: torch.device) -> float:
             wanted |= zip(path.tolist(), branching.inner(hidden_TH[path][None])[0], strict=True)
     wanted_TH = torch.stack([wanted[row] for row in rows.tolist()])
     inputs = (hidden_TH, *(weight for weight in module.parameters() if weight.requires_grad))
-    pairs = [(found_TH, wanted_TH)]
-    grads = (torch.autograd.grad(out.square().sum(), inputs, allow_unused=True) for out in pairs[0])
-    pairs += [(one, other) for one, other in zip(*grads, strict=True) if one is not None and other is not None]
-    return max(float((one - other).detach().abs().max() / other.detach().abs().max()) for one, other in pairs)
+    grads = (torch.autograd.grad(out.square().sum(), inputs, materialize_grads=True) for out in (found_TH, wanted_TH))
+    return largest_share([(found_TH, wanted_TH), *zip(*grads, strict=True)])
+
+
+def largest_share(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the largest difference of the first of two tensors from the second, by the second's largest value.
+
+    NaN where either holds one, and infinite where only the second is zero throughout.
+    """
+    most_P2 = torch.tensor(
+        [[float(each.detach().abs().max()) for each in (one - other, other)] for one, other in pairs]
+    )
+    off_P = most_P2[:, 0]
+    # Python's own max drops a NaN that is not the first.
+    return float(torch.where(off_P == 0, off_P, off_P / most_P2[:, 1]).max())
 
 
 class _Branching:

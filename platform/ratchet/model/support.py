@@ -18,7 +18,7 @@ from ratchet.model import attention
 from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate, collate_trunk
 from ratchet.model.load import original_length
 from ratchet.model.parts import decoder_of
-from ratchet.model.states import carriers, carry_states, states_disproof
+from ratchet.model.states import carriers, carry_states, largest_share, looks_back, states_disproof
 from ratchet.model.tree import Sharing, lay_out
 from ratchet.model.tree_plan import TreePlan
 from ratchet.model.trunk import Sight, Trunk
@@ -126,10 +126,12 @@ def _reason(causal: Any, config: Any) -> str | None:
     for key in _BATCH_ROUTING:
         if getattr(config, key, None):
             return f"its experts take a share of the batch ({key})"
+    if found := looks_back(decoder_of(causal)):
+        return f"{type(found[0]).__name__} sees rows by a convolution of its own code"
     attends = not layers or any(name not in _CARRYING or name.startswith("hybrid") for name in layers)
-    if attends and not causal._can_set_attn_implementation():
-        return "its attention is its own code"
-    return None
+    # Families with states do not say of themselves that others may attend for them, though they hand on all of it.
+    taken = causal._can_set_attn_implementation() and (causal._supports_attention_backend or carriers(causal))
+    return "its attention is its own code" if attends and not taken else None
 
 
 def _longest(config: Any) -> int | None:
@@ -210,6 +212,8 @@ def _difference(
     try:
         with torch.no_grad():
             found_S, wanted_S = (some_S.double() for some_S in scores(_probe(weight.shape[0]), weight.device))
+    except torch.OutOfMemoryError:  # which says nothing of the model
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, ModelError) as error:
         return f"{fails} ({str(error).strip().splitlines()[0]})"
     finally:
@@ -268,9 +272,11 @@ def kernel_disproof(
         found, wanted = (
             (out.detach(), *torch.autograd.grad(out.square().sum(), inputs)) for out in (kernel, exact.transpose(1, 2))
         )
+    except torch.OutOfMemoryError:  # which says nothing of the kernel
+        raise
     except RuntimeError as error:  # torch's compiler errors are of this kind too
         return f"attention over a forest does not run on {device} ({str(error).strip().splitlines()[0]})"
-    off = max(float((one - other).abs().max() / other.abs().max()) for one, other in zip(found, wanted, strict=True))
+    off = largest_share(zip(found, wanted, strict=True))
     allowed = 2e-3 if wide == dtype else 5e-2
     return None if off <= allowed else f"attention over a forest is off by {off:.3g} on {device}"
 
