@@ -102,6 +102,24 @@ def test_what_publishing_would_lose_is_named_before_the_first_step(
     assert not (tmp_path / "run/metrics.jsonl").exists() and not (tmp_path / "run/rehearsal").exists()
 
 
+def test_a_weight_that_loading_sets_is_named(
+    tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start's is 0 already, as loading has set it, so that a zero update shows nothing."""
+    right = LlamaForCausalLM.from_pretrained
+
+    def from_pretrained(*where: Any, **more: Any) -> Any:
+        model, info = right(*where, **more)
+        model.get_input_embeddings().weight.data[0] = 0.0
+        return model, info
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", from_pretrained)
+    said = "model.embed_tokens.weight is another once it was changed, saved and loaded"
+    with raises("model.unpublishable", "a rehearsal before the first step failed", said):
+        train_here(spec_of(tmp_path / "run", **inputs))
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
 def test_an_adapter_that_merges_into_another_weight_is_named(
     tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

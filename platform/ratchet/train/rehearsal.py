@@ -32,7 +32,7 @@ from ratchet.store.files import storage_errors
 from ratchet.store.lease import SILENTLY
 from ratchet.store.made import LeasedTurn, Made, Product, find, keep, lease_key, turn
 from ratchet.store.record import versions
-from ratchet.train.come_back import compare_merged, compare_published, compare_saved
+from ratchet.train.come_back import compare_changed, compare_merged, compare_published, compare_saved
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample
 from ratchet.train.engine import MakeEngine, TrainingEngine
@@ -43,7 +43,7 @@ from ratchet.train.spec import MODEL, WHOLE, TrainSpec
 
 FOLDER = "rehearsal"
 """The folder of a step in which it is rehearsed; it goes at the end."""
-VERSION = 1
+VERSION = 2
 _LIBRARIES = ("ratchet", "torch", "transformers", "peft", "deepspeed")
 _PROMPT, _ANSWERS = 12, (5, 9, 3, 7)
 T = TypeVar("T")
@@ -144,6 +144,7 @@ def _rehearsed(
             _publish(small, engine, pairs, communicator)
             engine.release()
             tensors = _agree(communicator, small, lambda: compare_published(small, folder / MODEL) if lead else 0)
+            _agree(communicator, small, lambda: compare_changed(small) if lead else None)
             if spec.stage.lora is not None:
                 _agree(communicator, small, lambda: compare_merged(small, pairs) if lead else None)
     finally:
