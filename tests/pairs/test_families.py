@@ -133,13 +133,25 @@ def test_a_model_is_asked_with_the_prompt_that_it_is_trained_with(family: Family
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_beginning_of_thoughts_is_rendered_or_refused_as_that(family: Family) -> None:
+def test_a_prefix_that_only_opens_thoughts_ends_the_prompt_where_they_begin(family: Family) -> None:
     go_on = says("Two, and two.\n</think>\n\nIt is 4."), says("Hm.\n</think>\n\nIt is 5.")
-    row = made(family, (ASK, says("<think>\n")), go_on)
-    assert row["reason"] in {None, RefusalReason.THOUGHTS, RefusalReason.SPECIAL}
-    if row["reason"] is None:
-        start = known(family)[0].decode([*row["prompt"]])
-        assert start.rstrip().endswith("<think>") and "It is" not in start
+    texts = expected(family, (ASK,), THOUGHT, None)
+    tokenizer, _ = known(family)
+    for start in ("<think>\n", "<think>"):
+        row = made(family, (ASK, says(start)), go_on)
+        assert row["reason"] is None, (family.name, row["detail"])
+        given = tokenizer.decode(row["prompt"])
+        chosen, rejected = (given + tokenizer.decode(row[side]) for side in ("chosen", "rejected"))
+        begins = family.bos if family.bos and not texts.chosen.startswith(family.bos) else ""
+        if start == "<think>\n" or (family.thinks and family.thinks.key):  # else the text is the row's own
+            assert (chosen, rejected) == (begins + texts.chosen, begins + texts.rejected)
+        # The line break that some templates write behind the mark is the prompt's or the answer's.
+        assert (
+            given.rstrip()
+            == (chosen[: chosen.index("Two, and")]).rstrip()
+            == rejected[: rejected.index("Hm.")].rstrip()
+        )
+        assert start == "<think>" or given == chosen[: chosen.index("Two, and")]
 
 
 def test_answers_behind_a_thought_that_the_prompt_closes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,10 @@ from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.refusals import Refusal, RefusalReason
 from ratchet.pairs.render import Rendered, render_pair
 from ratchet.pairs.style import Style
-from ratchet.pairs.thoughts import has_thoughts, never_end
+from ratchet.pairs.thoughts import has_thoughts, is_mark, never_end, split_thoughts
+
+_KNOWN = Turn("assistant", "Zq7vAnswerX9", "Zq7vThoughtX9")
+"""Texts that no template has of its own, and that none splits or alters."""
 
 
 def given_start(pair: PreferencePair) -> str | None:
@@ -46,12 +49,31 @@ def render_whole(tokenizer: Any, style: Style, pair: PreferencePair) -> Rendered
     sides = [side for side in (found.chosen, found.rejected) if side is not None]
     heads = {_up_to(start, side, len(found.prompt)) for side in sides}
     head = heads.pop()
+    if (head is None or heads) and is_mark(start):
+        head, heads = _up_to_thoughts(tokenizer, style, whole, found), set()
     if head is None or heads:
         # A template writes thoughts in its own place, and so the marks of a beginning may stand elsewhere.
         thinks = never_end(start) or has_thoughts(start)
         reason = RefusalReason.THOUGHTS if thinks else RefusalReason.ANSWER_ALTERED
         return Refusal(reason, f"the prefix {start[:60]!r} is not as written")
     return dataclasses.replace(found, prompt=head)
+
+
+def _up_to_thoughts(tokenizer: Any, style: Style, whole: PreferencePair, found: Rendered) -> str | None:
+    """Return the text up to where thoughts begin, None where an answer has none there.
+
+    A template opens thoughts in its own way, perhaps in the prompt and with marks of its own. So a known thought is
+    rendered in the same place.
+    """
+    twin = render_pair(tokenizer, style, dataclasses.replace(whole, chosen=_KNOWN, rejected=None))
+    if isinstance(twin, Refusal):
+        return None
+    head, known, _ = twin.chosen.partition(str(_KNOWN.reasoning))
+    for turn, side in ((whole.chosen, found.chosen), (whole.rejected, found.rejected)):
+        thought = None if turn is None else split_thoughts(turn).reasoning
+        if turn is not None and not (known and thought and str(side).startswith(head + thought)):
+            return None
+    return head
 
 
 def _joined(start: str, answer: Turn) -> Turn:

@@ -69,7 +69,7 @@ def side_of(tokenizer: Any, style: Style, ask: Ask, answer: Turn) -> Side:
     elif answer.reasoning is not None:
         # The template knows of no thoughts, so that they are text to it, as they are to the model.
         answer = dataclasses.replace(answer, content=written_thoughts(answer, ""), reasoning=None)
-    (message,) = messages_of(dataclasses.replace(style, folds=False, merges=False), [answer])
+    (message,) = messages_of(dataclasses.replace(style, folds=False, merges=False), [answer], ask.turns)
     full = applied(tokenizer, [*ask.messages, message], ask.tools, asks=False)
     head = continued(ask.start, full)
     if answer.tool_calls is None and (style.thoughts is None or not thinks):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ import jinja2
 from jinja2 import nodes
 
 from ratchet.errors import ModelError
+from ratchet.pairs.call_ids import ID_FORMS, calls_in, with_ids
 from ratchet.pairs.chat import may_fold, own_template, parse_template, reads, template_names
+from ratchet.pairs.folds import fold_system, merge_turns
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.thoughts import OPENED, common_start, is_empty_thought, split_thoughts
 
@@ -29,9 +32,11 @@ _ASK, _SAY, _THINK, _RULE, _GIVEN = (
     "Noon!",
 )
 _KEYS = ("reasoning_content", "thinking", "reasoning")
-_CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "ask_sky", "arguments": {"hour": "twelve"}}}
-_CALLED = Turn("assistant", "", tool_calls=json.dumps([_CALL]))
-_RESULT = Turn("tool", _GIVEN, tool_call_id="abcdefghi", name="ask_sky")
+_CALL = {"type": "function", "function": {"name": "ask_sky", "arguments": {"hour": "twelve"}}}
+_ID = "call_Zq7v_23"
+_CALLED = Turn("assistant", "", tool_calls=json.dumps([{**_CALL, "id": _ID}]))
+_CALLED_ALONE = Turn("assistant", "", tool_calls=json.dumps([_CALL]))
+_RESULT = Turn("tool", _GIVEN, tool_call_id=_ID, name="ask_sky")
 _HOUR = {"type": "object", "properties": {"hour": {"type": "string", "description": "The hour."}}, "required": ["hour"]}
 _TOOL = {"type": "function", "function": {"name": "ask_sky", "description": "Asks the sky.", "parameters": _HOUR}}
 _USER = Turn("user", _ASK)
@@ -50,7 +55,8 @@ class Style:
     `thoughts` is the key of a message from which thoughts are read, None where there is none; then `raw` says whether
     thoughts inside the content stay, with no other before them. `folds`: system turns go into the first user turn;
     `merges`: turns of a user that follow one another become one. `calls` says how arguments of calls are given, None
-    where calls are not written; `results` and `tools` whether those are.
+    where calls are not written; `results` and `tools` whether those are. `ids` is the form of a call's id that the
+    template asks for (`call_ids`), None where it reads none.
     """
 
     lead: str
@@ -67,6 +73,7 @@ class Style:
     folds: bool = False
     merges: bool = False
     calls: Literal["object", "text"] | None = None
+    ids: str | None = None
     results: bool = False
     tools: bool = False
 
@@ -198,10 +205,13 @@ def _with_turns(tokenizer: Any, style: Style) -> Style:
 def _with_tools(tokenizer: Any, style: Style) -> Style:
     if "tools" in reads(own_template(tokenizer)).names:
         style = dataclasses.replace(style, tools="ask_sky" in _tried(tokenizer, style, (_USER,), [_TOOL], asks=True))
-    for how in ("object", "text"):
-        found = dataclasses.replace(style, calls=how)
-        full = _tried(tokenizer, found, (_USER, _CALLED))
-        if "ask_sky" in full and "twelve" in full:
+    hows: tuple[Literal["object", "text"], ...] = ("object", "text")
+    for ids, how in itertools.product((None, *ID_FORMS), hows):
+        found = dataclasses.replace(style, calls=how, ids=ids)
+        full, alone = (_tried(tokenizer, found, (_USER, called)) for called in (_CALLED, _CALLED_ALONE))
+        # Without a form of ids, one that is written says that the template reads it.
+        read = ids is None and (_ID in full or not alone)
+        if not read and all("ask_sky" in text and "twelve" in text for text in (full, alone)):
             results = _GIVEN in _tried(tokenizer, found, (_USER, _CALLED, _RESULT), asks=True)
             return dataclasses.replace(found, results=results, ends=style.ends | _last_special(tokenizer, full))
     # Results are also written after calls that are texts, as Hermes has them.
@@ -233,34 +243,17 @@ def apply_messages(tokenizer: Any, messages: Sequence[Any], tools: Sequence[Any]
     return text
 
 
-def messages_of(style: Style, turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """Return turns as the messages that a template gets: folded, merged, and with thoughts where it looks for them."""
+def messages_of(style: Style, turns: Sequence[Turn], before: Sequence[Turn] = ()) -> list[dict[str, Any]]:
+    """Return turns as the messages that a template gets: folded, merged, and with thoughts where it looks for them.
+
+    Calls have ids of the form that it asks for, counted on from those of the turns `before`.
+    """
+    turns = with_ids(turns, style.ids, calls_in(before) if style.ids is not None else 0)
     if style.folds:
-        turns = _folded(turns)
+        turns = fold_system(turns)
     if style.merges:
-        turns = _merged(turns)
+        turns = merge_turns(turns)
     return [_message(style, turn) for turn in turns]
-
-
-def _folded(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Put the system text before the first user's, a blank line between them, as users of such models do."""
-    if not turns or turns[0].role != "system":
-        return turns
-    at = next((at for at, turn in enumerate(turns) if turn.role == "user"), None)
-    if at is None:
-        return turns
-    led = dataclasses.replace(turns[at], content=f"{turns[0].content}\n\n{turns[at].content}")
-    return (*turns[1:at], led, *turns[at + 1 :])
-
-
-def _merged(turns: Sequence[Turn]) -> Sequence[Turn]:
-    found: list[Turn] = []
-    for turn in turns:
-        if found and turn.role == found[-1].role == "user":
-            found[-1] = dataclasses.replace(turn, content=f"{found[-1].content}\n\n{turn.content}")
-        else:
-            found.append(turn)
-    return found
 
 
 def _message(style: Style, turn: Turn) -> dict[str, Any]:

@@ -45,6 +45,12 @@ def has_thoughts(text: str) -> bool:
     return _CLOSE.search(text) is not None and _CLOSED.match(text) is not None
 
 
+def is_mark(text: str) -> bool:
+    """Say whether a text is the mark that opens thoughts alone."""
+    found = _OPEN.match(text)
+    return found is not None and not text[found.end() :].strip()
+
+
 def never_end(text: str) -> bool:
     """Say whether a text begins with thoughts that have no end."""
     return _OPEN.match(text) is not None and _CLOSE.search(text) is None
