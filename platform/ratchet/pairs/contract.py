@@ -12,7 +12,16 @@ from ratchet.pairs.checks import Unfit
 from ratchet.pairs.columns import column_value, settled
 from ratchet.pairs.fields import has
 from ratchet.pairs.layouts import Fields, layout_of
-from ratchet.pairs.meanings import Meaning, flat, good_literal, has_content, in_sight_of, meaning_of, says
+from ratchet.pairs.meanings import (
+    Meaning,
+    flat,
+    has_content,
+    in_sight_of,
+    meaning_of,
+    says,
+    use_of,
+    verdict_in,
+)
 from ratchet.pairs.row_kind import RowKind, begun_by_prefix, fields_at, plain_names, repeats_prompt
 from ratchet.pairs.span import SourceRow
 from ratchet.plan.columns import Columns, PreferredBy, path_steps, paths_of
@@ -96,6 +105,7 @@ def with_contract(
     """
     read: dict[str, None] = {}
     others: dict[str, None] = {}
+    judged: set[str] = set()
     for row in rows:
         used = columns_used(row, kind)
         for column, value in columns_of(row, _opened(row, kind)).items():
@@ -103,8 +113,9 @@ def with_contract(
                 read[column] = None
             elif has_content(value):
                 others[column] = None
+                judged |= {column} if verdict_in(value, kind.gives) is not None else set()
     unread = tuple(column for column in others if column not in read)
-    harmless = {column for column in unread if meaning_of(column, kind.gives) is None}
+    harmless = {column for column in unread if meaning_of(column, kind.gives) is None} - judged
     quiet = frozenset({*read, *harmless, *spoken_of, *kind.opened, *kind.quiet})
     # One answer may well begin with its question. Where most do, it is how the rows are written.
     repeats = sum(repeats_prompt(row, kind) for row in rows) * 2 > len(rows)
@@ -139,7 +150,7 @@ def unread(row: Fields, kind: RowKind) -> tuple[str, Any, Meaning] | None:
     for column, value in columns_of(row, opened).items():
         if column in kind.quiet:
             continue
-        meaning = meaning_of(column, kind.gives)
+        meaning = meaning_of(column, kind.gives) or verdict_in(value, kind.gives)
         if meaning is not None and says(value, meaning):
             # Once more, as seldom as it is: a row may read what those before it did not have.
             used = columns_used(row, kind) if used is None else used
@@ -155,7 +166,7 @@ def check_unread(row: Fields, kind: RowKind, at: SourceRow, count: str = "") -> 
     column, value, meaning = found
     shown = f"true or false ({str(value).lower()})" if isinstance(value, bool) else f"{value!r:.60}"
     meaning = in_sight_of(value, meaning)
-    use = meaning.use.format(column=column, value=good_literal(value))
+    use = use_of(column, value, meaning)
     raise DataError(
         f"the column {column} is not read{count}, and it holds {meaning.what}: {shown}",
         where=f"{at.file}:{at.row}",

@@ -13,11 +13,12 @@ from ratchet.errors import DataError
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.columns import column_value, settled, value_kind
 from ratchet.pairs.layouts import LAYOUTS, Fields, layout_of
-from ratchet.pairs.meanings import flat
+from ratchet.pairs.meanings import flat, in_sight_of, meaning_of, says, use_of, verdict_in
 from ratchet.pairs.nearest import nearest
 from ratchet.pairs.row_kind import RowKind
 from ratchet.pairs.span import SourceRow
-from ratchet.plan.columns import path_steps, paths_of
+from ratchet.pairs.two_answers import two_answers
+from ratchet.plan.columns import Where, path_steps, paths_of
 from ratchet.plan.signatures.signature import Signature
 from ratchet.plan.signatures.table import SIGNATURES
 
@@ -191,7 +192,15 @@ def _holds_all(row: Fields, signature: Signature) -> bool:
             and value_kind(found[0]) not in _KINDS.get(field, _ANY)
         ):
             return False
+        if field == "completion" and _is_verdict(where, found[0]):
+            return False
     return True
+
+
+def _is_verdict(where: Where, value: Any) -> bool:
+    """Say whether what a column holds calls an answer good or bad, and so is none itself."""
+    meaning = meaning_of(where, "demonstrations") if isinstance(where, str) else None
+    return meaning is not None and meaning.judges and says(value, meaning)
 
 
 def _is_absent(value: Any) -> bool:
@@ -222,17 +231,37 @@ def _unknown(rows: Sequence[SourceRow], found: Sequence[tuple[RowKind, ...]], wh
         what = f"the rows are of {len(groups)} kinds, and no kind has most of them; fields seen: {keys}\n{shown}"
         fix = "give each kind as a source of its own, or name the layout of those to be read"
         return DataError(what, where=where, fix=fix, code="data.no-layout")
-    if any(isinstance(row.get("label"), bool) for row in values):
-        what = f"these are single answers marked good or bad, not pairs; fields seen: {keys}"
-        fix = "to train on the good ones alone, write `where: [label == true]`"
-        return DataError(what, where=where, fix=fix, code="data.no-layout")
     what, fix = nearest(values)
+    if (marked := _marked(values)) is not None:
+        column, use = marked
+        what = f"these are single answers marked good or bad by {column}, not pairs; fields seen: {keys}"
+        # The mark alone keeps rows of a known layout from being read.
+        reads = any(_is({name: row[name] for name in row if name != column}, "instruction") for row in values)
+        fix = use if reads else f"{use}, and {fix}"
+        return DataError(what, where=where, fix=fix, code="data.no-layout")
     if (broken := _why_not_settled(values)) is not None:
         what, fix = f"  {broken}", "write conversations as lists of messages, or as the JSON of such lists"
     known = "\n".join(f"    {name}: {layout.fields}" for name, layout in LAYOUTS.items())
     return DataError(
         f"no layout fits these rows; fields seen: {keys}\n{what}\n{known}", where=where, fix=fix, code="data.no-layout"
     )
+
+
+def _marked(values: Sequence[Fields]) -> tuple[str, str] | None:
+    """Return the column that calls single answers good or bad, and its use; None where two answers stand side by side.
+
+    Both may be of some row: where all are called good, there may be another reason why nothing fits.
+    """
+    held = {column: value_kind(value) for row in values for column, value in row.items() if value is not None}
+    if two_answers(held) is not None or any("chosen" in flat(column) for column in held):
+        return None
+    for row in values:
+        for column, value in row.items():
+            meaning = meaning_of(column, "demonstrations") or verdict_in(value, "demonstrations")
+            meaning = None if meaning is None else in_sight_of(value, meaning)
+            if meaning is not None and meaning.judges and says(value, meaning):
+                return column, use_of(column, value, meaning)
+    return None
 
 
 def _why_not_settled(values: Sequence[Fields]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ Gives = Literal["pairs", "pairs with scores", "demonstrations"]
 _VERDICTS = {"true", "false", "0", "1", "-1", "yes", "no", "good", "bad", "correct", "incorrect", "desirable"}
 _VERDICTS |= {"undesirable", "up", "down", "thumbs_up", "thumbs_down", "t", "f", "chosen", "rejected"}
 _GOOD_ONES = "`where: [{column} == {value}]` trains on the good answers alone"
+_NOT_THE_BAD = "`where: [{column} != {said}]` trains on the good answers alone"
 _SCORED = "where: [{column} >= …]"
 _SWITCHES = {"on", "off", "low", "medium", "high", "auto", "yes", "no", "true", "false"}
 _EMPTY = {"", "[]", "{}", "null", "none", "nan", "n/a"}
@@ -23,7 +25,8 @@ class Meaning:
     """What a column says and how it is used.
 
     `single`: only beside a demonstration. `verdict`: it counts where its value judges the answer. `text`: it counts
-    where its value is more than the setting of a switch.
+    where its value is more than the setting of a switch. `bad`: it counts where its value calls the answer bad, as all
+    answers may be good ones.
     """
 
     what: str
@@ -31,13 +34,15 @@ class Meaning:
     single: bool = False
     verdict: bool = False
     text: bool = False
+    bad: bool = False
 
     @property
     def judges(self) -> bool:
         """Whether it calls an answer good or bad."""
-        return self.use == _GOOD_ONES
+        return self.use in (_GOOD_ONES, _NOT_THE_BAD)
 
 
+_VERDICT = Meaning("whether the answer is a good one", _GOOD_ONES, single=True, bad=True)
 _MEANINGS: Mapping[str, Meaning] = {
     **dict.fromkeys(
         (
@@ -110,6 +115,32 @@ _MEANINGS: Mapping[str, Meaning] = {
         Meaning("whether the answer is a good one", _GOOD_ONES, single=True),
     ),
     **dict.fromkeys(
+        (
+            *("thumbs", "thumb", "thumbs_up", "thumb_up", "liked", "like", "upvoted", "reaction", "user_feedback"),
+            *("human_feedback", "user_rating", "verdict", "judgement", "judgment", "approved", "is_approved", "good"),
+            *("passed", "is_passed", "solved", "is_solved", "resolved", "success", "is_success", "acceptable"),
+            *("is_acceptable", "is_helpful", "is_preferred", "is_desirable", "is_right", "binary_label", "kto_label"),
+            *(
+                "binary_feedback",
+                "is_liked",
+                "is_positive",
+                "passes",
+                "pass",
+                "result",
+                "outcome",
+                "chosen_or_rejected",
+            ),
+        ),
+        _VERDICT,
+    ),
+    **dict.fromkeys(
+        (
+            *("thumbs_down", "thumb_down", "disliked", "dislike", "is_disliked", "downvoted", "is_bad", "bad", "wrong"),
+            *("is_wrong", "is_incorrect", "is_rejected", "is_undesirable", "undesirable", "is_harmful"),
+        ),
+        dataclasses.replace(_VERDICT, use=_NOT_THE_BAD),
+    ),
+    **dict.fromkeys(
         ("winner", "better_response_id", "overall_preference", "preference_strength", "preference"),
         Meaning("which answer is the better one", "columns: {{preference: {{column: {column}, …}}, …}}"),
     ),
@@ -132,10 +163,21 @@ _SIDES = (_MEANINGS["chosen"], _MEANINGS["rejected"])
 _OF_A_SIDE = Meaning(
     "the thoughts before one of the answers", "columns: {{reasoning_chosen: …, reasoning_rejected: …, …}}", text=True
 )
+_ONE_SIDE = {"chosen", "rejected", "preferred", "dispreferred", "good", "bad"}
 _NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
 _OF_BAD = {"false": "true", "f": "t", "no": "yes", "bad": "good", "incorrect": "correct", "undesirable": "desirable"}
-_OF_BAD |= {"down": "up", "thumbs_down": "thumbs_up", "rejected": "chosen", "unsafe": "safe", "poor": "good"}
+_OF_BAD |= {"down": "up", "thumbs_down": "thumbs_up", "unsafe": "safe", "poor": "good"}
+_OF_BAD |= {"thumb_down": "thumb_up", "dislike": "like", "disliked": "liked", "downvote": "upvote", "wrong": "right"}
+_OF_BAD |= {"downvoted": "upvoted", "fail": "pass", "failed": "passed", "failure": "success", "negative": "positive"}
+_OF_BAD |= {"unacceptable": "acceptable", "unhelpful": "helpful", "not_helpful": "helpful", "👎": "👍", "n": "y"}
+_OF_BAD |= {"disapproved": "approved", "dispreferred": "preferred", "non_preferred": "preferred", "0": "1"}
 """The word for a good answer beside each word for a bad one."""
+# Other words may be the topic of an answer as well, or say something of a row.
+_SURELY_BAD = {"thumbs_down", "thumb_down", "👎", "dislike", "disliked", "downvote", "downvoted", "bad", "incorrect"}
+_SURELY_BAD |= {"undesirable", "rejected", "dispreferred", "non_preferred", "unacceptable", "unhelpful", "not_helpful"}
+_SURELY_BAD |= {"wrong", "failed", "fail", "disapproved"}
+_BAD = _SURELY_BAD | _OF_BAD.keys()
+_VERDICTS |= {*_BAD, *_OF_BAD.values()}
 _REJECTED = re.compile(r"rejected_(?:text|completion|answers?|outputs?|responses?|messages|conversations?)")
 _SIDE_THOUGHTS = re.compile(
     r"(?:chosen|rejected)_(?:reasoning(?:_content)?|thinking|thoughts?)"
@@ -163,8 +205,31 @@ def meaning_of(column: str, gives: Gives) -> Meaning | None:
     return found
 
 
+def verdict_in(value: Any, gives: Gives) -> Meaning | None:
+    """Return what a column means, whatever its name, that calls an answer bad by a word; None where it does not."""
+    return _VERDICT if gives == "demonstrations" and isinstance(value, str) and _word(value) in _SURELY_BAD else None
+
+
+def _word(value: str) -> str:
+    """Return a word of a verdict. Signs and thumbs have no letters."""
+    return flat(value[:40]) or value.strip()[:1] or ""
+
+
+def is_bad(value: Any, meaning: Meaning) -> bool:
+    """Say whether a verdict calls an answer bad."""
+    if meaning.use == _NOT_THE_BAD:
+        return (
+            value is True or value == 1 or (isinstance(value, str) and _word(value) in {"true", "yes", "t", "y", "1"})
+        )
+    if isinstance(value, bool | int | float):
+        return value in {0, -1}
+    return isinstance(value, str) and (_word(value) in _BAD or value.strip() == "-1")
+
+
 def says(value: Any, meaning: Meaning) -> bool:
     """Say whether a value of a column that means something has any content: null, blank and empty ones do not."""
+    if meaning.bad:
+        return is_bad(value, meaning)
     if meaning.verdict:
         if isinstance(value, bool):
             return True
@@ -183,7 +248,9 @@ def in_sight_of(value: Any, meaning: Meaning) -> Meaning:
     if meaning.use == _SCORED and (
         isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value))
     ):
-        return dataclasses.replace(meaning, use=_GOOD_ONES)
+        return dataclasses.replace(meaning, what=_VERDICT.what, use=_GOOD_ONES)
+    if meaning is _MEANINGS["preference"] and (isinstance(value, bool) or _word(str(value)) in _ONE_SIDE):
+        return _VERDICT  # of two answers a verdict names one
     if isinstance(value, bool) and meaning in _SIDES:
         # Whether an answer is a rejected one is false of the good ones.
         use = _GOOD_ONES if meaning is _MEANINGS["chosen"] else _GOOD_ONES.replace("{value}", "false")
@@ -191,12 +258,21 @@ def in_sight_of(value: Any, meaning: Meaning) -> Meaning:
     return meaning
 
 
+def use_of(column: str, value: Any, meaning: Meaning) -> str:
+    """Return how a column with such a value is used, as a plan writes it."""
+    said = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | int | float | str) else "…"
+    if isinstance(value, str) and meaning.use == _GOOD_ONES and is_bad(value, meaning) and _word(value) not in _OF_BAD:
+        # Good ones may have more than one name there, as beside `rejected`.
+        meaning = dataclasses.replace(meaning, use=_NOT_THE_BAD)
+    return meaning.use.format(column=column, value=good_literal(value), said=said)
+
+
 def good_literal(value: Any) -> str:
     """Return the value that good answers have, as `where` writes it, from that of some answer."""
     if isinstance(value, bool):
         return "true"
     if isinstance(value, str):
-        good = _OF_BAD.get(flat(value), value)
+        good = _OF_BAD.get(_word(value), value)
         # Python writes its own true in this way, and so do the tables that it saves.
         return '"True"' if good.strip().lower() == "true" else f'"{good}"'
     return "1" if isinstance(value, int | float) else "…"

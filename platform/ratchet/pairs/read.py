@@ -20,7 +20,7 @@ from ratchet.pairs.packed import file_size
 from ratchet.pairs.span import SourceRow, Span, damage, empty
 from ratchet.plan.data import Generated, Source
 
-VERSION = 2
+VERSION = 3
 GENERATED_VERSION = 2
 """Both are in the identity of pairs: raise one when the same files, or the same seed, would give other rows."""
 SPAN_BYTES = 32 << 20
