@@ -102,8 +102,28 @@ def test_keys_of_a_source_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report["sources"][0]["skipped"] == {"where": 10}
     assert "id" in report["sources"][0]["read_columns"] and report["sources"][0]["unread_columns"] == []
     assert report["sources"][0]["shown"][0]["parts"][0]["head"][0]["text"] == "Be brief."
-    assert main(["data", file, "--set", "layuot=pair"]) == 2
-    assert "layuot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("layuot=pair", "--set layuot: no such key; did you mean layout?"),
+        ("max_bad_share=2", "--set max_bad_share: must be a number from 0 to 1, not 2"),
+        ("ignore=label", '--set ignore: must be a list of texts, not "label"; did you mean [label]?'),
+        ("columns.promt=q", "--set columns.promt: no such key; did you mean columns.prompt?"),
+        ("build=foo", '--set build: must be arithmetic_corruption, multiple_choice or null, not "foo"'),
+        ("layout", "--set layout: write it as dotted.key=value"),
+        ("where=[", "--set where: "),
+    ],
+)
+def test_a_key_that_cannot_be_set_is_told_with_what_is_allowed(
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(write_rows(tmp_path / "rows.jsonl", pairs(3)))
+    assert main(["data", file, "--set", words, "--set", "held_out=2"]) == 2
+    # Both are told at once, as for a plan.
+    first, second = capsys.readouterr().err.splitlines()
+    assert said in first and "--set held_out: must be" in second
 
 
 def test_files_of_one_name_are_sources_of_different_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

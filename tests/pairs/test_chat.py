@@ -226,8 +226,19 @@ def test_a_run_says_which_day_its_template_is_given(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("day", ["2026-02-30", "today", "26-11-30"])
 def test_a_date_that_is_no_day_is_refused(day: str) -> None:
-    with raises("plan"):
+    with raises("plan") as caught:
         rendered(ModelSpec(path="m"), [], day, None)
+    assert caught.value.what.startswith("--date: ") and day in caught.value.what
+
+
+def test_the_command_says_in_its_own_words_which_option_is_wrong() -> None:
+    with raises("plan") as caught:
+        rendered(ModelSpec(path="m", chat_template="plain"), ["1a=2"], None, "rag")
+    named = [line.partition(": ")[0] for line in caught.value.what.splitlines()]
+    assert set(named) == {"--template-argument", "--named-template"} and "Value error" not in caught.value.what
+    with raises("plan") as caught:
+        rendered(ModelSpec(path="m", chat_template="plain"), [], None, "rag")
+    assert caught.value.what.startswith("--named-template: chooses among the model's own")
 
 
 def test_the_command_takes_arguments_and_a_day() -> None:

@@ -15,7 +15,8 @@ from ratchet.pipeline.paths import path_fault, path_problems
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite, refuse_suite_here
-from ratchet.plan.model import DAY, ModelSpec, changed, is_commit
+from ratchet.plan.loose import model_named
+from ratchet.plan.model import DAY, ModelSpec, is_commit
 from ratchet.plan.naming import NamedPath
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Wandb
@@ -131,7 +132,7 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
     place = named[2] if named else words
     keys = {"dtype": dtype, "chat_template": chat_template}
     if _exists(place) or place.startswith((".", "/", "~")):
-        spec = ModelSpec.model_validate({"path": place, **keys})
+        spec = model_named({"path": place, **keys})
         return named[1] if named else Path(place).resolve().name, spec
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", place)
     if what := url_fault(place):
@@ -143,7 +144,7 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
             f"{place}: --trust-remote-code runs code from the hub",
             fix="pin its revision, a commit's 40 hex digits: OWNER/NAME@REVISION",
         )
-    spec = ModelSpec.model_validate({"name": found[1], "revision": found[2], "trust_remote_code": trust, **keys})
+    spec = model_named({"name": found[1], "revision": found[2], "trust_remote_code": trust, **keys})
     return named[1] if named else found[1].rpartition("/")[2], spec
 
 
@@ -157,7 +158,8 @@ def rendered(spec: ModelSpec, arguments: Sequence[str], date: str | None, templa
             raise PlanError(f"{words!r} is no argument of a chat template", fix="give NAME=VALUE")
         found[name] = read.data
     asked = {"date": date, "named_template": template}
-    return changed(spec, template_arguments=found, **{key: value for key, value in asked.items() if value})
+    given = {key: value for key, value in asked.items() if value}
+    return model_named({**spec.model_dump(exclude_unset=True), "template_arguments": found, **given})
 
 
 def _exists(place: str) -> bool:

@@ -10,6 +10,9 @@ from pydantic_core import PydanticCustomError
 
 # Kubernetes allows 63 characters in the name of an object, and some are added to a plan's name there.
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,46}$"
+AVERAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]{0,46}$"
+ARGUMENT_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+DAY_PATTERN = r"^\d{4}-\d{2}-\d{2}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Names become folders and Kubernetes objects: lower case, digits and hyphens."""

@@ -18,10 +18,20 @@ from pydantic_core import ErrorDetails
 
 from ratchet.errors import PlanError
 from ratchet.plan import outline
+from ratchet.plan.base import ARGUMENT_PATTERN, AVERAGE_PATTERN, DAY_PATTERN, NAME_PATTERN
+from ratchet.plan.columns import PATH_PATTERN
 from ratchet.plan.document import SET, Document, KeyPath, Place, Problem, dotted, shorten
 from ratchet.plan.reading import in_yaml, parse
 
 Schema = TypeVar("Schema", bound=BaseModel)
+_FORMS = {
+    NAME_PATTERN: "no name: names are lower-case letters, digits and hyphens, 47 at most",
+    AVERAGE_PATTERN: "no name: names are letters, digits and hyphens, 47 at most",
+    ARGUMENT_PATTERN: "no name of an argument: these are letters, digits and _, and begin with no digit",
+    DAY_PATTERN: "no day: write it as 2026-11-30",
+    PATH_PATTERN: "no path to a column: write a column, dots into objects and [0] into lists, such as meta.texts[0]",
+}
+"""What a text is not that has not the form which a pattern asks for."""
 _BOOLS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 
 
@@ -111,7 +121,7 @@ def _locate(schema: type[BaseModel], value: Any, error: ErrorDetails) -> _Fault 
             if not any(outline.fits(choice, value) for choice in choices):
                 return _Fault("no_choice", tuple(path), annotation, value, {})
             branch = next(choice for choice in choices if outline.labels(str(part), choice))
-            if not outline.fits(branch, value):
+            if not outline.fits(branch, value) or _shares(branch, value) < max(_shares(one, value) for one in choices):
                 return None
         elif isinstance(part, int) and part >= len(value):
             kind = "few_items"
@@ -126,6 +136,13 @@ def _locate(schema: type[BaseModel], value: Any, error: ErrorDetails) -> _Fault 
         kinds = tuple(filter(None, map(outline.kind_of, outline.models(annotation))))
         return _Fault(kind, (*path, "kind"), Literal[kinds], value.get("kind"), details)
     return _Fault(kind, tuple(path), annotation, value, details)
+
+
+def _shares(choice: Any, value: Any) -> int:
+    """Return how many keys of a mapping a choice has, which says for which it is meant where no `kind` does."""
+    keys = value.keys() if isinstance(value, Mapping) else set()
+    plain = (model for model in outline.models(choice) if outline.kind_of(model) is None)
+    return max((len(keys & model.model_fields.keys()) for model in plain), default=0)
 
 
 def _repair_kind(fault: _Fault, document: Document, data: Any) -> Problem:
@@ -206,9 +223,9 @@ def _missing(fault: _Fault, _: Place) -> str:
 def _no_name(fault: _Fault, place: Place) -> str:
     # A bad key stands in the path itself; a bad name in a value.
     name = str(fault.path[-1]) if fault.kind == "bad_key" else fault.value
-    slug = _slug(name)
     said = "is" if fault.kind == "bad_key" else f"{_shown(name, place)} is"
-    return f"{said} no name: names are lower-case letters, digits and hyphens, 47 at most{outline.hint(slug)}"
+    pattern = fault.details.get("pattern", NAME_PATTERN)
+    return f"{said} {_FORMS[pattern]}{outline.hint(_slug(name) if pattern == NAME_PATTERN else None)}"
 
 
 def _half(fault: _Fault, _: Place) -> str:

@@ -6,34 +6,31 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel
 
 from ratchet.errors import PlanError
 from ratchet.plan.data import Source
-from ratchet.plan.document import SET
+from ratchet.plan.document import SET, Document, fail
+from ratchet.plan.explain import validate
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.reading import parse
+from ratchet.plan.override import apply
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def loose_sources(files: Sequence[str], assignments: Sequence[str]) -> dict[str, Source]:
     """Return a source for each file, folder or glob, named after it; `assignments` set keys of all of them.
 
-    Raises PlanError for a key or value that a source cannot have.
+    Raises PlanError for a key or value that a source cannot have, with all that is wrong.
     """
-    keys: dict[str, Any] = {}
-    for assignment in assignments:
-        key, sign, text = assignment.partition("=")
-        if not sign:
-            raise PlanError(f"cannot read {assignment!r}", where=SET, fix="write key=value, such as layout=pair")
-        keys[key.strip()] = parse(text, SET).data
     found: dict[str, Source] = {}
     for file in files:
         stem = _name(file)
         names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in found)
-        found[name] = _made(Source, {"path": file, **keys})
+        found[name] = _made(Source, {"path": file}, assignments)
     return found
 
 
@@ -42,7 +39,7 @@ def loose_model(model: str | None) -> ModelSpec | None:
     if model is None:
         return None
     if model and Path(model).expanduser().is_dir():
-        found: ModelSpec = _made(ModelSpec, {"path": model})
+        found = _made(ModelSpec, {"path": model})
     elif not model or model[0] in "./~" or model.count("/") > 1:
         raise PlanError(f"{model}: no such folder", where="--model", fix="give a model's folder, or a hub name")
     else:
@@ -50,15 +47,32 @@ def loose_model(model: str | None) -> ModelSpec | None:
     return found
 
 
+def model_named(values: dict[str, Any]) -> ModelSpec:
+    """Return the model that options of the command line say. Raises PlanError, a line for each option that is wrong."""
+    made, problems = validate(ModelSpec, Document(SET, values, {}))
+    if made is None:
+        raise PlanError("\n".join(f"{_option(problem.key)}: {problem.what}" for problem in problems))
+    return made
+
+
+def _option(key: str) -> str:
+    """Return the option that sets a key of a model; the key where it is a part of the model's name."""
+    head = key.partition(".")[0]
+    if head == "template_arguments":
+        return "--template-argument"
+    return key if head in ("path", "name", "revision") else f"--{head.replace('_', '-')}"
+
+
 def _name(file: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", Path(file).name.lower().partition(".")[0]).strip("-")
     return name[:40] or "data"
 
 
-def _made(schema: Any, values: dict[str, Any]) -> Any:
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PlanError(first["msg"], where=where, fix="docs/plan.md lists the keys of a source and a model") from None
+def _made(schema: type[Schema], values: dict[str, Any], assignments: Sequence[str] = ()) -> Schema:
+    """Return what the command line says of a source or a model. Raises PlanError, a line for each problem."""
+    document = apply(Document(SET, values, {}), assignments, schema)
+    made, problems = validate(schema, document)
+    fail([*document.problems, *problems])
+    if made is None:
+        raise PlanError("no source or model can be of this form", fix="docs/plan.md lists the keys of both")
+    return made

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from ratchet.errors import PlanError
-from ratchet.plan.base import Name, Seed, Strict, hub_name, local, one_of, wrong
+from ratchet.plan.base import ARGUMENT_PATTERN, DAY_PATTERN, Name, Seed, Strict, hub_name, local, one_of, wrong
 
 DAY = "2024-07-26"
 """The day that templates are given where the plan names none: Llama 3's own template takes it where it has no clock."""
 Argument = bool | int | float | str
-ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+ArgumentName = Annotated[str, StringConstraints(pattern=ARGUMENT_PATTERN)]
 
 
 class Scratch(Strict):
@@ -73,7 +72,7 @@ class ModelSpec(Strict):
     published."""
     template_arguments: dict[ArgumentName, Argument] = Field(default_factory=dict)
     """What the chat template gets along with the messages, such as `enable_thinking: false`."""
-    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] = DAY
+    date: Annotated[str, StringConstraints(pattern=DAY_PATTERN)] = DAY
     """The day that a chat template takes for today, if it asks: the same whenever the plan runs."""
     system: str | None = None
     """System prompt of conversations that have none of their own."""
@@ -104,16 +103,6 @@ class ModelSpec(Strict):
                 "revision", "is a branch or tag, which may move: trust_remote_code needs a commit's 40 hex digits"
             )
         return self
-
-
-def changed(spec: ModelSpec, **keys: Any) -> ModelSpec:
-    """Return a spec with other values of some keys. Raises PlanError where they cannot be."""
-    try:
-        # `model_copy(update=…)` would check nothing.
-        return ModelSpec.model_validate({**spec.model_dump(exclude_unset=True), **keys})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PlanError(first["msg"], where=".".join(map(str, first["loc"])), fix="correct the value") from None
 
 
 def is_commit(revision: str) -> bool:

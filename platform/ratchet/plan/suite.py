@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ratchet.plan.base import Name, Strict, local, wrong
+from ratchet.plan.base import AVERAGE_PATTERN, Name, Strict, local, wrong
 from ratchet.plan.judge import Judge
 from ratchet.plan.outline import kind_of
 from ratchet.plan.plugins import Plugin, table_of
@@ -29,7 +29,7 @@ from ratchet.plan.tasks import (
     TextOverlap,
 )
 
-AverageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,46}$")]
+AverageName = Annotated[str, StringConstraints(pattern=AVERAGE_PATTERN)]
 
 
 def added_task(plugin: Plugin) -> TaskKind:
