@@ -201,6 +201,29 @@ def test_a_key_of_messages_may_be_ignored(key: str, tmp_path: Path) -> None:
         assert all(f"`.{key}` leaves it out" in one[1] for one in said(source_of(tmp_path, rows)))
 
 
+@pytest.mark.parametrize("spaces", ["", " ", "\n  "])
+@pytest.mark.parametrize("key", ["score", "attachments", "meta.score"])
+def test_a_key_of_messages_that_are_json_text_may_be_ignored(key: str, spaces: str, tmp_path: Path) -> None:
+    outer, _, inner = key.partition(".")
+    more = {outer: {inner: 3} if inner else ["a"] if outer == "attachments" else 3}
+    asked, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    row = {
+        "chosen": spaces + json.dumps([asked, {**answer, **more}]),
+        "rejected": json.dumps([asked, {**answer, "content": "b"}]),
+    }
+    # The other rows have no such key, and one has a text that is no JSON where the path leads.
+    rows = [row] * 2 + [{**row, "chosen": json.dumps([asked, answer])}, {**row, "chosen": "[q", "rejected": "[r"}]
+    assert said(source_of(tmp_path, rows, ignore=[f"chosen.{key}"]))[:3] == [("q", "a", "b")] * 3
+    if key == "attachments":
+        assert all(f"`.{key}` leaves it out" in one[1] for one in said(source_of(tmp_path, rows))[:2])
+    talk = {"messages": row["chosen"]}
+    reading = make_reading(
+        source := source_of(tmp_path, [talk] * 2, ignore=[f"messages.{key}"]), plan_spans(source), None
+    )
+    assert reading.unread_columns == (f"messages.{key}",)
+    assert said(source) == [("q", "a", None)] * 2
+
+
 def test_an_ignored_key_of_messages_is_named_where_one_holds_something(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "score": 1}]
     rows = [{"messages": talk}] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,10 @@ from ratchet.pairs.span import SourceRow
 
 
 def without(row: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
-    """Return a row without some of its columns, or parts of them: `column.part`, also of each object in a list."""
+    """Return a row without some of its columns, or parts of them: `column.part`.
+
+    A part is left out of each object in a list too, and of what is the JSON text of either.
+    """
     if not names:
         return row
     kept = {column: value for column, value in row.items() if column not in names}
@@ -23,6 +27,8 @@ def without(row: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _less(value: Any, part: str) -> Any:
+    if isinstance(value, str):
+        return _less(_opened(value), part) if _holds(value, part) else value
     if isinstance(value, list):
         return [_less(one, part) for one in value]
     if not isinstance(value, Mapping):
@@ -33,8 +39,19 @@ def _less(value: Any, part: str) -> Any:
     return {**value, key: _less(value[key], rest)} if rest and key in value else value
 
 
+def _opened(value: Any) -> Any:
+    """Return what a text is the JSON of, where that is a list or an object; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):  # a text that merely begins like that
+        return value
+
+
 def _holds(value: Any, part: str) -> bool:
     """Say whether a part of a value holds something."""
+    value = _opened(value)
     if isinstance(value, list):
         return any(_holds(one, part) for one in value)
     if not isinstance(value, Mapping):
