@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raised import raises
-from ratchet.pairs import estimate
-from ratchet.pairs.estimate import estimate_pairs, estimate_rows
+from ratchet.cli import main
+from ratchet.pairs import estimate, read
+from ratchet.pairs.estimate import estimate_pairs, estimate_rows, known_reading
+from ratchet.pairs.read import plan_spans
 from ratchet.pipeline.state import plan_state
 from ratchet.plan.data import Generated, Hub, Source
 from ratchet.plan.load import plan_of
@@ -104,3 +107,56 @@ def test_show_counts_and_measures_with_the_models_own_tokenizer(
     )
     prompt = len(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
     assert state.size.tokens == pytest.approx(90 * (one - prompt), rel=0.15)
+
+
+@pytest.mark.heavy
+def test_a_long_file_is_read_from_end_to_end_once_for_a_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "x.jsonl").open("w") as file:
+        for at in range(16):
+            part = [{**row, "prompt": f"{at} {row['prompt']}"} for row in rows(1000, 2000)]
+            file.write("".join(json.dumps(row) + "\n" for row in part))
+    size = (tmp_path / "x.jsonl").stat().st_size
+    sources = {"a": {"path": "x.jsonl"}}
+    model = {"scratch": {"tokenizer_from": ["a"], "max_positions": 2048}}
+    stages = {"align": {"kind": "dpo", "data": ["a"]}}
+    plan = {"name": "x", "model": model, "data": sources, "stages": stages}
+    (tmp_path / "x.yaml").write_text(json.dumps(plan))
+    time.sleep(2.1)  # what changed a moment ago may change again, and is read each time
+    assert main(["check", "x.yaml"]) in (0, 3)  # what is imported is not counted below
+    before = read_bytes()
+    read._known_spans.cache_clear()
+    estimate._reading_of.cache_clear()
+    assert main(["check", "x.yaml"]) in (0, 3)
+    assert size > 120_000_000
+    # The last span of 32 MB is read twice more, as its lines are counted, and rows at some places.
+    assert size < read_bytes() - before < 1.6 * size
+    assert "x.jsonl" not in capsys.readouterr().err
+
+
+def read_bytes() -> int:
+    """Return how many bytes this process has read, from the disk or not."""
+    (line,) = (line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("rchar:"))
+    return int(line.split()[1])
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.jsonl", rows(200))
+    assert estimate_rows(source) == 200
+    known = known_reading(source, None)
+    changed = write(tmp_path / "x.jsonl", [{"question": row["prompt"], "answer": "a"} for row in rows(100)])
+    assert (estimate_rows(changed), known_reading(changed, None).layout) == (100, "instruction")
+    assert known.layout == "pair"
+
+
+@pytest.mark.parametrize("last", ["\n", ""])
+def test_rows_of_spans_are_those_between_their_cuts(tmp_path: Path, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in (("a.jsonl", 137), ("b.jsonl", 1), ("c.jsonl", 60)):
+        text = "\n".join(json.dumps(row) for row in rows(count)) + last
+        (tmp_path / name).write_text(text)
+    source = Source(path=str(tmp_path / "*.jsonl"))
+    spans = plan_spans(source, span_bytes=1000)
+    monkeypatch.setattr(estimate, "plan_spans", lambda source: spans)
+    assert len(spans) > 10 and estimate_rows(source) == 198

@@ -7,7 +7,10 @@ the first `_LOOK_BYTES` are read, and the rest is taken to be like them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 from ratchet.pairs.checks import characters_of
@@ -16,11 +19,13 @@ from ratchet.pairs.packed import open_unpacked
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.read import plan_spans, read_span
-from ratchet.pairs.source import make_reading, pairs_of
+from ratchet.pairs.source import SourceReading, make_reading, pairs_of
 from ratchet.pairs.span import Span, damage
 from ratchet.pairs.style import Style
 from ratchet.pairs.tokens import Policy, tokenise
+from ratchet.plan.base import is_url
 from ratchet.plan.data import Source
+from ratchet.store.fingerprint import settled_state
 
 # Enough for a share to within some 7 %, and read in a blink.
 LOOK = 50
@@ -67,19 +72,34 @@ def estimate_pairs(source: Source) -> int:
 
 def estimate_rows(source: Source) -> int:
     """Return about how many rows a source has. Raises DataError."""
-    rows = 0
-    for span in plan_spans(source):
+    rows, spans = 0, plan_spans(source)
+    for span, after in itertools.zip_longest(spans, spans[1:]):
+        if after is not None and after.path == span.path and after.rows_before:
+            rows += after.rows_before - span.rows_before  # they were counted to divide the file
+            continue
         with damage(span):
             rows += _rows(span, source)
     return rows
+
+
+def known_reading(source: Source, system: str | None) -> SourceReading:
+    """Return how a source is read, found once while its files stay as they are. Raises what `make_reading` does."""
+    spans = plan_spans(source)
+    paths = dict.fromkeys(span.path for span in spans if span.path)
+    states = tuple(None if is_url(path) else settled_state(Path(path)) for path in paths)
+    return make_reading(source, spans, system) if None in states else _reading_of(source, system, states)
+
+
+@functools.lru_cache(maxsize=64)
+def _reading_of(source: Source, system: str | None, states: Hashable) -> SourceReading:
+    return make_reading(source, plan_spans(source), system)
 
 
 def first_pairs(source: Source) -> First:
     """Return what a source's first rows give; nothing of one on the hub. Raises DataError, PlanError."""
     if source.hub is not None:
         return First((), 0)
-    spans = plan_spans(source)
-    reading = make_reading(source, spans, None)
+    spans, reading = plan_spans(source), known_reading(source, None)
     rows = list(itertools.islice((row for span in spans for row in read_span(span, source)), LOOK))
     items = [item for row in rows for item in pairs_of(row, reading)]
     return First(tuple(item for item in items if isinstance(item, PreferencePair)), len(rows))

@@ -8,8 +8,10 @@ whatever the spans: by line in text that is read by lines, by item elsewhere. Wh
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ratchet.pairs.files import SourceFile, source_files
@@ -18,7 +20,9 @@ from ratchet.pairs.hub import hub_label, hub_rows
 from ratchet.pairs.json_shape import json_shape
 from ratchet.pairs.packed import file_size
 from ratchet.pairs.span import SourceRow, Span, damage, empty
+from ratchet.plan.base import is_url
 from ratchet.plan.data import Generated, Source
+from ratchet.store.fingerprint import settled_state
 
 VERSION = 3
 GENERATED_VERSION = 2
@@ -37,7 +41,18 @@ def plan_spans(source: Source, span_bytes: int = SPAN_BYTES, span_rows: int = SP
             Span(f"generate:{spec.kind}", "", "generate", start, min(start + span_rows, spec.rows), start)
             for start in starts
         ]
-    return [span for file in source_files(source) for span in _file_spans(file, span_bytes)]
+    return [span for file in source_files(source) for span in _divided(file, span_bytes)]
+
+
+def _divided(file: SourceFile, span_bytes: int) -> Sequence[Span]:
+    """Return a file's spans. To count its lines a long one is read from end to end: once, while it stays as it is."""
+    state = None if is_url(file.path) else settled_state(Path(file.path))
+    return _file_spans(file, span_bytes) if state is None else _known_spans(file, span_bytes, state)
+
+
+@functools.lru_cache(maxsize=256)
+def _known_spans(file: SourceFile, span_bytes: int, state: tuple[int, ...]) -> Sequence[Span]:
+    return tuple(_file_spans(file, span_bytes))
 
 
 def _file_spans(file: SourceFile, span_bytes: int) -> list[Span]:

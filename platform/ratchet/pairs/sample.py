@@ -19,7 +19,7 @@ import numpy as np
 
 from ratchet.errors import DataError
 from ratchet.pairs.checks import POLICY
-from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
+from ratchet.pairs.estimate import CHARACTERS_A_TOKEN, known_reading
 from ratchet.pairs.forms import KINDS
 from ratchet.pairs.groups import prompt_groups
 from ratchet.pairs.ids import sample_key
@@ -63,8 +63,7 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     if source.hub is not None:
         return PairSample((), whole=False)
     files = plan_spans(source, span_bytes=1 << 62, span_rows=1 << 62)
-    # In spans of bounded size: of a whole file half would be held to find its middle.
-    reading = make_reading(source, plan_spans(source), system)
+    reading = known_reading(source, system)
     small = all(_is_small(span) for span in files)
     spots = files if small else [spot for span in files for spot in _spots(span, source.seed, -(-_SPOTS // len(files)))]
     each = None if small else -(-most // len(spots))

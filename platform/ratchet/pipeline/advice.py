@@ -17,7 +17,7 @@ import numpy as np
 from ratchet.documents.token_use import Counted, TokenUse
 from ratchet.errors import RatchetError
 from ratchet.model.tree import LEAST_SHARED
-from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
+from ratchet.pairs.estimate import CHARACTERS_A_TOKEN, first_pairs
 from ratchet.pairs.hub import cached_file
 from ratchet.pairs.pair import PreferencePair, TokenisedPair
 from ratchet.pairs.sample import PairSample, encoded, sample_pairs, whole_prompts
@@ -40,6 +40,8 @@ _STORED = 20_000
 """Pairs in the store that are counted one by one, in about a second; of more, so many are drawn."""
 _READ = 1_000
 """Pairs that are read from files and become tokens for this alone."""
+_CHARACTERS = 1_000_000
+"""About how many characters they have; of long pairs fewer are read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,10 @@ def _read_rows(plan: Plan, stage: TrainingStage, sizes: Sizes) -> tuple[CostedRo
     train = {name: sizes.pairs(plan, name).train for name in stage.shares()}
     shares = stage.shares_of(train)
     parts = {name: share * train[name] for name, share in shares.items()}
-    tokenizer, most = _tokenizer(plan.model), min(1.0, _READ / max(sum(parts.values()), 1))
+    each = [first_pairs(plan.data[name]).tokens * CHARACTERS_A_TOKEN for name in shares]
+    characters = sum(length * part for length, part in zip(each, parts.values(), strict=True))
+    tokenizer = _tokenizer(plan.model)
+    most = min(1.0, _READ / max(sum(parts.values()), 1), _CHARACTERS / max(characters, 1))
     pairs: list[PreferencePair] = []
     rows: list[TokenisedPair] = []
     sampled, lost = False, list[str]()

@@ -79,7 +79,9 @@ class Sizes:
 
     def pairs(self, plan: Plan, source: str) -> SourceSize:
         """Return the size of a source with the pairs that are too long for a stage: guessed where it was never read."""
-        record = legible_record(layout_at(plan.cluster.storage).pairs(self.identity(plan, source)))
+        layout = layout_at(plan.cluster.storage)
+        stored = layout.pairs("-").parent.is_dir()
+        record = legible_record(layout.pairs(self.identity(plan, source))) if stored else None
         if record is None:
             return self._guess(plan, source)
         return SourceSize(record.counts["train"], record.counts["heldout"], "before length")
@@ -98,6 +100,8 @@ class Sizes:
     def tokens_folder(self, plan: Plan, source: str, stage: TrainingStage) -> Path | None:
         """Return the folder of a source's tokens as a stage reads them; None where there is none, or more than one."""
         layout = layout_at(plan.cluster.storage)
+        if not self._tokens(layout):  # by what its content is known need not be asked then
+            return None
         found = self._made(layout, self.identity(plan, source), stage)
         return layout.tokens(found[0].fingerprint) if len(found) == 1 else None
 

@@ -57,15 +57,21 @@ def digest_once(path: Path) -> str:
 
     One that changed a moment ago is read each time: it may change again before the clock of its disk has moved on.
     """
+    state = settled_state(path)
+    return digest_file(path) if state is None else _digest(path, state)
+
+
+def settled_state(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file does: inode, size and times. None where it changed a moment ago."""
     state = path.stat()
     if time.time_ns() - state.st_ctime_ns < _MOMENT_NS:
-        return digest_file(path)
-    # Inode, size and times are the cache's key alone: a file of which one has changed is read again.
-    return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        return None
+    return (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _digest(path: Path, inode: int, size: int, changed_ns: int, touched_ns: int) -> str:
+def _digest(path: Path, state: tuple[int, ...]) -> str:
+    # The state is the cache's key alone: a file of which a part of it has changed is read again.
     return digest_file(path)
 
 
