@@ -34,7 +34,8 @@ def _ratchet(file: str, folder: Path, cpus: int) -> dict[str, Any]:
         import ray
 
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
-    # Once with few rows, so that starting workers and loading libraries is no part of what is measured.
+        ray.get([ray.remote(_loaded).remote() for _ in range(cpus)])
+    # Once with few rows: starting workers and loading libraries is no part of what is measured.
     few = folder / f"few{Path(file).suffix}"
     _head(file, few)
     prepare_pairs("few", Source(path=str(few)), Layout(folder / "warm"), None)
@@ -45,6 +46,15 @@ def _ratchet(file: str, folder: Path, cpus: int) -> dict[str, Any]:
     found = {"wall": wall, "cpu": _cpu_seconds() - before, "driver": peaks.pop(os.getpid()), "worker": 0}
     found["worker"] = max(peaks.values(), default=0)
     return {**found, **_content(made)}
+
+
+def _loaded() -> None:
+    """Load in a worker what reading needs; all workers are there before the first is done."""
+    import ray.data  # noqa: F401
+
+    import ratchet.pairs.flow  # noqa: F401
+
+    time.sleep(5)
 
 
 def _datasets(file: str, folder: Path) -> dict[str, Any]:

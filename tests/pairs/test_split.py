@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ratchet.pairs.assemble import Counts, assemble
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.ids import held_out
-from ratchet.pairs.normal_form import opening_of, unblanked, wording
+from ratchet.pairs.normal_form import opening_of, unblanked, unblanked_texts, wording, wordings
 from ratchet.pairs.pair import PreferencePair, Turn, answer_turn
 from ratchet.pairs.sample import sample_pairs
 from ratchet.pairs.source import read_source
@@ -68,6 +68,32 @@ def test_one_question_however_it_is_written(text: str) -> None:
 def test_questions_that_differ_stay_apart(one: str, other: str) -> None:
     assert wording(one) != wording(other)
     assert pair(one).prompt_key != pair(other).prompt_key
+
+
+PARTS = st.sampled_from(
+    [*"aB1 2-._,\n", "−3", "é", "e\u0301", "ß", "İ", "\u0345", "ﬁ", "½", "٣", "“", "中", "\u3000", "❤\ufe0f"]
+)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(st.lists(st.lists(PARTS, max_size=12).map("".join), min_size=1, max_size=6))
+def test_many_texts_are_worded_as_each_by_itself(texts: list[str]) -> None:
+    assert wordings(texts) == [wording(text) for text in texts]
+    assert unblanked_texts(texts) == [unblanked(text) for text in texts]
+
+
+def _by_hand(one: str) -> str:
+    folded = unicodedata.normalize("NFKC", one).casefold()
+    letters = [sign for sign in folded if sign.isalnum() or unicodedata.category(sign)[0] == "M"]
+    return "".join(letters or unicodedata.normalize("NFC", one).casefold().split())
+
+
+def test_each_character_is_worded_by_the_rules_of_unicode() -> None:
+    """Many together are replaced in another way than a few."""
+    signs = [one for one in map(chr, range(1, 0x3100)) if not re.search(r"\d", unicodedata.normalize("NFKC", one))]
+    right = list(map(_by_hand, signs))
+    assert wordings(signs) == right
+    assert list(map(wording, signs)) == right
 
 
 @settings(max_examples=examples(30), deadline=None)

@@ -7,30 +7,14 @@ JSON writes other characters, and without blanks. JSON, so that ['a', 'b'] and [
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-import numpy as np
-
-from ratchet.pairs.normal_form import unblanked, wording
+from ratchet.pairs.normal_form import unblanked_texts
 
 json_text = encode_basestring_ascii
-_SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-"""The characters of ASCII texts that JSON writes otherwise, the backslash first; others of these are rare."""
-
-
-def json_texts(texts: Sequence[str]) -> list[str]:
-    """Return what `json_text` makes of each text, none of which holds NUL: a replacement for all takes a third."""
-    joined = "\0".join([text for text in texts if text.isascii()])
-    codes = np.frombuffer(joined.encode(), np.uint8)
-    known = sum(map(joined.count, ("\0", "\n", "\r", "\t")))
-    if np.count_nonzero(codes < 32) + np.count_nonzero(codes > 126) > known:
-        return list(map(json_text, texts))
-    for character, written in _SHORT.items():
-        joined = joined.replace(character, written)
-    done = iter(joined.split("\0"))
-    return [f'"{next(done)}"' if text.isascii() else json_text(text) for text in texts]
 
 
 def digest(text: str) -> str:
@@ -71,20 +55,25 @@ def contest_digest(asked: Iterable[str], won: str, lost: str) -> tuple[str, bool
 
 
 def ids_of_columns(
-    roles: Sequence[str], prompt: Sequence[Sequence[str]], chosen: Sequence[str], rejected: Sequence[str] | None
+    roles: Sequence[str],
+    prompt: Sequence[Sequence[str]],
+    wordings: Sequence[Sequence[str]],
+    chosen: Sequence[str],
+    rejected: Sequence[str] | None,
 ) -> dict[str, list[Any]]:
     """Return the columns of ids of many pairs, whose prompts have the same roles and texts alone.
 
-    `prompt` has the contents of each turn of all prompts. A user's turn is among them, and no text holds NUL.
+    `prompt` has the contents of each turn of all prompts, and `wordings` what they are as wordings. A user's turn is
+    among them, and no text holds NUL.
     """
     turns = [
-        [turn_json(role, text) for text in json_texts(contents)] for role, contents in zip(roles, prompt, strict=True)
+        [turn_json(role, text) for text in map(json_text, contents)]
+        for role, contents in zip(roles, prompt, strict=True)
     ]
     prompts = list(map(turns_json, zip(*turns, strict=True)))
-    others = ["null"] * len(chosen) if rejected is None else json_texts(rejected)
-    wordings = [list(map(wording, contents)) for contents in prompt]
+    others = itertools.repeat("null") if rejected is None else map(json_text, rejected)
     found: dict[str, list[Any]] = {
-        "pair_id": list(map(pair_digest, prompts, json_texts(chosen), others)),
+        "pair_id": list(map(pair_digest, prompts, map(json_text, chosen), others)),
         "prompt_id": list(map(digest, prompts)),
         "prompt_key": list(map(short_digest, wordings[roles.index("user")])),
         "contest": [None] * len(chosen),
@@ -96,7 +85,7 @@ def ids_of_columns(
             for role, texts in zip(roles, wordings, strict=True)
             if role != "system"
         ]
-        answers = map(unblanked, chosen), map(unblanked, rejected)
+        answers = unblanked_texts(chosen), unblanked_texts(rejected)
         contests = list(map(contest_digest, zip(*spoken, strict=True), *answers))
         found["contest"], found["first_won"] = map(list, zip(*contests, strict=True))
     return found

@@ -7,7 +7,6 @@ tables of many tasks compares ids and moves columns, and never sees a row.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from ratchet.pairs.checks import characters_of
 from ratchet.pairs.digests import ids_of_columns, short_digest
 from ratchet.pairs.ids import sample_key
 from ratchet.pairs.lean import lean_arrow
-from ratchet.pairs.normal_form import wording
+from ratchet.pairs.normal_form import wordings
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.sketches import BINS, has_sketch, sketches_of
 from ratchet.plan.data import Source, held_out_source
@@ -113,9 +112,9 @@ def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa
     divides = _divides(source)
     last = [pair.last_key if divides or held_out_source(source) else None for pair in pairs]
     columns = _decided(pairs_table(pairs), source, [pair.drawn_by for pair in pairs] if source.max_rows else [], last)
-    columns["sketch"] = _sketches((pair.prompt_key if divides else None, pair.opening) for pair in pairs)
-    endings = zip(last if divides else [None] * len(pairs), (pair.ending for pair in pairs), strict=True)
-    columns["last_sketch"] = _sketches(endings)
+    keys = [pair.prompt_key if divides else None for pair in pairs]
+    columns["sketch"] = _sketches(keys, lambda at: pairs[at].opening())
+    columns["last_sketch"] = _sketches(last if divides else [None] * len(pairs), lambda at: pairs[at].ending())
     if len(pairs) < len(items):
         at = iter(range(len(pairs)))
         rows = pa.array([next(at) if isinstance(item, PreferencePair) else None for item in items], pa.int64())
@@ -126,20 +125,20 @@ def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa
     return pa.table(columns, schema=ITEM_SCHEMA)
 
 
-def _sketches(prompts: Iterable[tuple[str | None, Callable[[], str]]]) -> pa.Array:
+def _sketches(keys: Sequence[str | None], wording_at: Callable[[int], str]) -> pa.Array:
     """Return the sketch of the wording of each prompt's key; null where it has none, or a key stands above it."""
     known: set[str | None] = {None}
-    wordings: list[str | None] = []
-    for key, said in prompts:
-        text = None if key in known else said()
+    sketched: list[str] = []
+    rows: list[int | None] = []
+    for at, key in enumerate(keys):
+        text = "" if key in known else wording_at(at)
         known.add(key)
-        wordings.append(text if text is not None and has_sketch(text) else None)
-    found = iter(sketches_of([text for text in wordings if text is not None]))
-    return pa.array([None if text is None else next(found).tobytes() for text in wordings], _SKETCH)
-
-
-def _worded(keys: Sequence[str | None], texts: Sequence[str]) -> Iterator[tuple[str | None, Callable[[], str]]]:
-    return ((key, functools.partial(wording, text)) for key, text in zip(keys, texts, strict=True))
+        rows.append(len(sketched) if has_sketch(text) else None)
+        if rows[-1] is not None:
+            sketched.append(text)
+    sketches = sketches_of(sketched)
+    held = pa.Array.from_buffers(_SKETCH, len(sketches), [None, pa.py_buffer(sketches)])
+    return held.take(pa.array(rows, pa.int64()))
 
 
 def _divides(source: Source) -> bool:
@@ -172,7 +171,8 @@ def plain_table(
     All prompts have the same roles, `prompt` has each turn's contents, and `places` are the files and rows.
     """
     count = len(chosen)
-    ids = ids_of_columns(roles, prompt, chosen, rejected)
+    worded = list(map(wordings, prompt))
+    ids = ids_of_columns(roles, prompt, worded, chosen, rejected)
     columns: dict[str, Any] = {
         **ids,
         "prompt": _plain_prompts(roles, prompt, count),
@@ -183,11 +183,11 @@ def plain_table(
     }
     nulls = {name: pa.nulls(count, PAIR_SCHEMA.field(name).type) for name in PAIR_SCHEMA.names if name not in columns}
     table = pa.table({**columns, **nulls}, schema=PAIR_SCHEMA)
-    asked = [contents for role, contents in zip(roles, prompt, strict=True) if role == "user"]
-    last = [short_digest(wording(text)) for text in asked[-1]] if _divides(source) and len(asked) > 1 else []
+    asked = [texts for role, texts in zip(roles, worded, strict=True) if role == "user"]
+    last = list(map(short_digest, asked[-1])) if _divides(source) and len(asked) > 1 else []
     found = _decided(table, source, ids["pair_id"] if source.max_rows else [], last)
-    found["sketch"] = _sketches(_worded(ids["prompt_key"] if _divides(source) else [None] * count, asked[0]))
-    found["last_sketch"] = _sketches(_worded(last or [None] * count, asked[-1]))
+    found["sketch"] = _sketches(ids["prompt_key"] if _divides(source) else [None] * count, asked[0].__getitem__)
+    found["last_sketch"] = _sketches(last or [None] * count, asked[-1].__getitem__)
     found |= {key: pa.nulls(count, pa.string()) for key in ("reason", "detail")}
     return pa.table(found, schema=ITEM_SCHEMA)
 

@@ -225,8 +225,15 @@ def _parts(text: str) -> Parts:
     return tuple(int(piece[2:-3]) if _MARK.fullmatch(piece) else piece for piece in pieces)
 
 
+def text_at(parts: Parts, texts: Sequence[str]) -> str:
+    """Return a text of a row's pair, from the texts that the row has."""
+    if len(parts) == 1 and isinstance(at := parts[0], int):
+        return texts[at]
+    return "".join([texts[part] if isinstance(part, int) else part for part in parts])
+
+
 def texts_at(parts: Parts, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a text of each row, from the texts that it has."""
+    """Return what `text_at` returns of each row."""
     if len(parts) == 1 and isinstance(at := parts[0], int):
         return [texts[at] for texts in rows]
-    return ["".join([texts[part] if isinstance(part, int) else part for part in parts]) for texts in rows]
+    return [text_at(parts, texts) for texts in rows]

@@ -68,34 +68,48 @@ def _parts(texts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _sketches(texts: Sequence[bytes]) -> Sketches:
-    lengths_P = np.array(list(map(len, texts)))
-    bytes_L = np.frombuffer(b"".join(texts), np.uint8)
-    runs_L = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(bytes_L, _RUN)).view(np.uint64)[:, 0]
-    ends_P = np.cumsum(lengths_P)
-    owners_L = np.repeat(np.arange(len(texts)), lengths_P)[: len(runs_L)]
-    whole_L = np.arange(len(runs_L)) <= ends_P[owners_L] - _RUN  # others go on into the next text
-    hashes_L, owners_L = _mixed(runs_L[whole_L]), owners_L[whole_L]
-    bins_L = owners_L * BINS + (hashes_L % np.uint64(BINS)).astype(np.int64)
-    least = np.full(len(texts) * BINS, _EMPTY)
-    np.minimum.at(least, bins_L, (hashes_L >> np.uint64(33)).astype(np.uint32))
+    least_PB = _filled(_least(texts))
     numbers_P = np.array([zlib.crc32(text.translate(None, _NO_DIGITS)) for text in texts], np.uint32)
-    values_PB = (_filled(least.reshape(-1, BINS)) ^ numbers_P[:, None]) * np.uint32(0xC2B2AE35)
+    values_PB = (least_PB ^ numbers_P[:, None]) * np.uint32(0xC2B2AE35)
     return (values_PB >> np.uint32(24)).astype(np.uint8)
 
 
-def _mixed(runs_L: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return numbers whose every bit depends on all bits of those given (Steele, Lea and Flood 2014)."""
-    mixed = (runs_L ^ (runs_L >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+def _least(texts: Sequence[bytes]) -> npt.NDArray[np.uint32]:
+    """Return the least hash of the runs in each bin of each text, shape (P, BINS)."""
+    lengths_P = np.array(list(map(len, texts)))
+    bytes_L = np.frombuffer(b"".join(texts), np.uint8)
+    windows_L = np.lib.stride_tricks.sliding_window_view(bytes_L, _RUN)
+    hashes_L = _mixed(np.ascontiguousarray(windows_L).view(np.uint64)[:, 0])
+    bins_L = np.repeat(np.arange(0, len(texts) * BINS, BINS), lengths_P)[: len(hashes_L)]
+    bins_L += (hashes_L & np.uint64(BINS - 1)).view(np.int64)
+    # What goes on into the next text counts for none: it has a bin of its own.
+    ends_P = np.cumsum(lengths_P)[:-1]
+    bins_L[(ends_P[:, None] - np.arange(1, _RUN)).ravel()] = len(texts) * BINS
+    least = np.full(len(texts) * BINS + 1, _EMPTY)
+    np.minimum.at(least, bins_L, (hashes_L >> np.uint64(33)).astype(np.uint32))
+    return least[:-1].reshape(-1, BINS)
+
+
+def _mixed(numbers_L: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Mix the bits of each number, so that every one depends on all (Steele, Lea and Flood 2014); in its place."""
+    shifted_L = np.empty_like(numbers_L)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        np.right_shift(numbers_L, np.uint64(shift), out=shifted_L)
+        numbers_L ^= shifted_L
+        numbers_L *= np.uint64(factor)
+    return numbers_L
 
 
 def _filled(least_PB: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """Return bins of which an empty one has the value of the next that is full, and says from how far."""
     empty_PB = least_PB == _EMPTY
-    if not empty_PB.any():
-        return least_PB
-    places = np.where(np.concatenate([empty_PB, empty_PB], 1), 2 * BINS, np.arange(2 * BINS))
-    next_PB = np.minimum.accumulate(places[:, ::-1], 1)[:, ::-1][:, :BINS]
-    far_PB = (next_PB - np.arange(BINS)).astype(np.uint32)
-    return np.take_along_axis(least_PB, next_PB % BINS, 1) + far_PB * np.uint32(0x85EBCA6B)
+    rows, bins = np.nonzero(empty_PB)
+    some = np.flatnonzero(empty_PB.any(1))
+    places = np.arange(2 * BINS, dtype=np.int16)
+    ahead = np.where(np.concatenate([empty_PB[some]] * 2, 1), np.int16(2 * BINS), places)
+    ahead = np.minimum.accumulate(ahead[:, ::-1], 1)[:, ::-1]
+    next_ = ahead[np.searchsorted(some, rows), bins]
+    filled_PB = least_PB.copy()
+    far = (next_ - bins).astype(np.uint32)
+    filled_PB[rows, bins] = least_PB[rows, next_ % BINS] + far * np.uint32(0x85EBCA6B)
+    return filled_PB

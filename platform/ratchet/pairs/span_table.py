@@ -10,12 +10,12 @@ import pyarrow as pa
 from ratchet.pairs.checks import Unfit, characters_of, check_text
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.pair_table import CHARACTERS, ROWS, items_table, plain_table
-from ratchet.pairs.plain import Forms, PlainForm, texts_at
+from ratchet.pairs.plain import Forms, PlainForm, text_at, texts_at
 from ratchet.pairs.source import Item, SourceReading, pairs_of, span_rows
 from ratchet.pairs.span import SourceRow, Span
 
-Placed = tuple[int, SourceRow, list[str]]
-"""A row with its place among those that wait, and its texts."""
+Placed = tuple[int, str, int, list[str]]
+"""A row's place among those that wait, its file and number, and its texts: the row itself is no longer needed."""
 
 
 @dataclasses.dataclass
@@ -37,10 +37,11 @@ def row_tables(rows: Iterable[SourceRow], reading: SourceReading) -> Iterator[pa
     """Yield what `pairs_of` makes of rows, as tables."""
     forms, held = Forms(reading), _Waiting()
     for row in rows:
-        if row.value is not None and (found := forms.of(row.value)) is not None:
+        found = None if row.value is None else forms.of(row.value)
+        if found is not None and (size := _size_if_fit(*found, reading)) is not None:
             form, texts = found
-            held.plain.setdefault(form, []).append((held.rows, row, texts))
-            held.characters += sum(map(len, texts))
+            held.plain.setdefault(form, []).append((held.rows, row.file, row.row, texts))
+            held.characters += size
         else:
             items = pairs_of(row, reading)
             held.items += [(held.rows, item) for item in items]
@@ -54,48 +55,37 @@ def row_tables(rows: Iterable[SourceRow], reading: SourceReading) -> Iterator[pa
 
 
 def _table(held: _Waiting, reading: SourceReading) -> pa.Table:
-    tables, places, items = [], list[int](), list(held.items)
+    tables, places = [], list[int]()
     for form, rows in held.plain.items():
-        fit = rows if _all_fit(form, [one[2] for one in rows], reading) else _fitting(form, rows, reading)
-        if len(fit) < len(rows):
-            taken = {one[0] for one in fit}
-            left = [one for one in rows if one[0] not in taken]
-            items += [(at, item) for at, row, _ in left for item in pairs_of(row, reading)]
-        if fit:
-            texts = [one[2] for one in fit]
-            prompt, chosen, rejected = _columns(form, texts)
-            where = [(row.file, row.row) for _, row, _ in fit]
-            tables.append(plain_table(form.roles, prompt, chosen, rejected, where, reading.source))
-            places += [one[0] for one in fit]
-    if items:
-        tables.append(items_table([item for _, item in items], reading.source))
-        places += [at for at, _ in items]
+        texts = [one[3] for one in rows]
+        prompt = [texts_at(parts, texts) for parts in form.prompt]
+        chosen = texts_at(form.chosen, texts)
+        rejected = None if form.rejected is None else texts_at(form.rejected, texts)
+        where = [one[1:3] for one in rows]
+        tables.append(plain_table(form.roles, prompt, chosen, rejected, where, reading.source))
+        places += [one[0] for one in rows]
+    if held.items:
+        tables.append(items_table([item for _, item in held.items], reading.source))
+        places += [at for at, _ in held.items]
     if len(tables) == 1 and places == sorted(places):
         return tables[0]
     order = sorted(range(len(places)), key=places.__getitem__)  # stable: the items of a row stay in order
     return pa.concat_tables(tables).take(pa.array(order))
 
 
-def _fitting(form: PlainForm, rows: Sequence[Placed], reading: SourceReading) -> list[Placed]:
-    return [one for one in rows if _all_fit(form, [one[2]], reading)]
-
-
-def _columns(form: PlainForm, texts: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str], list[str] | None]:
-    rejected = None if form.rejected is None else texts_at(form.rejected, texts)
-    return [texts_at(parts, texts) for parts in form.prompt], texts_at(form.chosen, texts), rejected
-
-
-def _all_fit(form: PlainForm, texts: Sequence[Sequence[str]], reading: SourceReading) -> bool:
-    """Say whether all rows with these texts, none of them blank, certainly pass the checks of pairs."""
-    prompt, chosen, rejected = _columns(form, texts)
-    columns = [*prompt, chosen, *([rejected] if rejected is not None else [])]
-    if sum(max(map(len, column)) for column in columns) > reading.source.max_characters:
-        return False
-    if rejected is not None and any(one.strip() == other.strip() for one, other in zip(chosen, rejected, strict=True)):
-        return False
+def _size_if_fit(form: PlainForm, texts: Sequence[str], reading: SourceReading) -> int | None:
+    """Return the characters of a pair of these texts, none of them blank; None where it may not pass the checks."""
+    columns = [text_at(parts, texts) for parts in form.prompt]
+    columns.append(chosen := text_at(form.chosen, texts))
+    if form.rejected is not None:
+        columns.append(rejected := text_at(form.rejected, texts))
+        if chosen.strip() == rejected.strip():
+            return None
+    whole = "".join(columns)
+    if len(whole) > reading.source.max_characters:
+        return None
     try:
-        for column in columns:
-            check_text("".join(column), "")
+        check_text(whole, "")
     except Unfit:
-        return False
-    return True
+        return None
+    return len(whole)
