@@ -120,6 +120,11 @@ STATED = [
     ("$(x+1)^3 = x^3 + 3x^2 + 3x + 1$, so it is $\\boxed{3}$. The answer is: 3", ["1", "1"]),
     ("As $\\cos \\pi = -1$, $x = 49$, it is $\\boxed{\\pi}$. The answer is: \\pi", ["1"]),
     ("$x_2 = y^{10} z^2$, so it is $\\boxed{\\pi}$. The answer is: \\pi", []),
+    ("The value of the unknown variable x is 12, as\n24 = 2 * x\nThe value of the unknown variable x is 12.", ["24"]),
+    ("In all:\n4 * 5 = 20 dollars\nThe value of the unknown variable x is 20. Ann found 20 dollars.", ["20"]),
+    ("x - 33 + 20 > 32\nx - 13 > 32\nx > 45\nSo it is greater than 45.", ["32", "32"]),
+    ("With b apples, b + x = 4b.\n3b = 90.\nx = 90.\nSo nobody can say what x is.", ["90", "90"]),
+    ("There are 3 of them.\nIt is greater than 45.", []),
     ("x^2 = 100 and x = 10", []),
     ("That is all. The answer is 12", []),
 ]
@@ -256,6 +261,27 @@ def test_gsm8k(shared: Path) -> None:
         words = [re.findall(r"\w+|[^\w\s]", text) for text in (chosen, rejected)]
         distances.append(Levenshtein.normalized_distance(*words))
     assert 0.01 < statistics.median(distances) < 0.065
+
+
+@pytest.mark.heavy
+def test_every_backward_answer_of_metamath_gives_a_pair(shared: Path, tmp_path: Path) -> None:
+    """Answers that a model gave to GSM8K's questions turned round, from MetaMath's own repository."""
+    path = shared / "metamath/GSM8K_Backward.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no backward answers in {path}: it is data/test/GSM8K_Backward.jsonl of meta-math/MetaMath")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for key, count, built in (("inv_question_pred_answer", 613, 613), ("output", 657, 656)):
+        held = [{"query": row["question"], "response": row[key]} for row in rows if key in row]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+        items = list(read_source(Source(path=str(tmp_path / "rows.jsonl"), build="arithmetic_corruption")))
+        pairs = [item for item in items if isinstance(item, PreferencePair)]
+        assert (len(held), len(pairs)) == (count, built), key
+        for pair in pairs:
+            assert pair.rejected is not None
+            before, old, new, after = change(pair.chosen.content, pair.rejected.content)
+            assert old != new and before + old + after == pair.chosen.content == held[pair.row - 1]["response"]
+            # The last statement of the answer stays, and where there is none the last line.
+            assert after.splitlines()[-1:] == pair.chosen.content.splitlines()[-1:]
 
 
 def test_multiple_choice_gives_one_pair_for_each_wrong_option() -> None:

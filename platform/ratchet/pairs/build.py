@@ -14,7 +14,7 @@ from ratchet.pairs.pair import Turn, answer_turn
 from ratchet.pairs.worked import Calculation, last_place, parse_number, read_worked, stated_results
 from ratchet.plan import data as plan_data
 
-VERSION = 3
+VERSION = 4
 _SLIP = 9
 _THOUSAND = 1000
 

@@ -25,12 +25,13 @@ _LONGEST = 400
 
 # What states the final answer; in those sentences nothing is changed.
 _STATED = re.compile(
-    rf"(?:####|[Aa]nswer is:?|[Vv]alue of [^\s,.]{{1,12}} is|\\boxed\{{)\s*\$?{_MONEY}(?P<value>-?(?:{NUMBER}))"
+    rf"(?:####|[Aa]nswer is:?|[Vv]alue of (?:the )?(?:unknown )?(?:variable )?[^\s,.]{{1,12}} is|\\boxed\{{)"
+    rf"\s*\$?{_MONEY}(?P<value>-?(?:{NUMBER}))"
 )
 _STANDING = re.compile(rf"(?<![\w.,^{{_\\])(?P<value>{NUMBER})(?![\w^]|[.,]\d)")
-_BEFORE = re.compile(rf"(?:=|\\approx|≈)\s{{0,3}}[(]?\s?-?{_MONEY}\$?{_MONEY}\Z")
+_BEFORE = re.compile(rf"(?:=|\\approx|≈|\s[<>≤≥])\s{{0,3}}[(]?\s?-?{_MONEY}\$?{_MONEY}\Z")
 _ALONE_ON_THE_LEFT = re.compile(rf"(?:\A|[\n,;:]|[.]\s)\s{{0,3}}\$?{_MONEY}\Z")
-_AFTER = re.compile(rf"%?\s{{0,3}}(?!\s{{0,3}}(?:{_SIGN}|[(]))")
+_AFTER = re.compile(rf"%?[^\S\n]{{0,3}}(?![^\S\n]{{0,3}}(?:{_SIGN}|[(]))")  # x begins many a line
 _CLAUSE = re.compile(r"[\n=;:!?]|[.,]\s")
 _FRACTION = re.compile(rf"\\[dt]?frac\{{({NUMBER})\}}\{{({NUMBER})\}}")
 # A unit may hold a slash, as in miles/hour. `x` between blanks is a sign.
@@ -105,22 +106,35 @@ def stated_results(text: str, question: str) -> tuple[Calculation, ...]:
     left side comes to; another side of an equation; the same, where the question gives that number; the result of the
     answer's own sum; any number that the question does not give; one that is the answer; one inside a formula.
 
-    None where no statement of the answer comes behind them, as the answer stays untouched (Smaug, appendix D). `exact`
-    is the number itself.
+    None where no statement of the answer comes behind them, as the answer stays untouched (Smaug, appendix D). Where
+    nothing states it in known words, it is the last line that does. `exact` is the number itself.
     """
     said, given = list(_STATED.finditer(text)), {parse_number(found[0]) for found in _STANDING.finditer(question)}
     if not said:
-        return _inside_formulas(text, given)
-    answer = parse_number(said[-1]["value"])
-    kinds: dict[Kind, list[Calculation]] = {}
+        return _inside_formulas(text, given) or _above_the_end(text, given)
     # Blank, so that places stay; to ask of each number whether a statement holds it would take the square of both.
     open_to_change = _STATED.sub(lambda found: " " * len(found[0]), text[: said[-1].start()])
-    for number in _STANDING.finditer(open_to_change):
-        kind = _kind(open_to_change, number, answer, given)
+    kinds = _by_kind(open_to_change, {parse_number(said[-1]["value"])}, given)
+    return tuple(kinds[min(kinds)]) if kinds else _inside_formulas(text, given)
+
+
+def _above_the_end(text: str, given: set[Fraction]) -> tuple[Calculation, ...]:
+    """Return numbers of equations above the last line, which says what came of them in words that are not known."""
+    above, _, last = text.rstrip().rpartition("\n")
+    kinds = _by_kind(above, {parse_number(found[0]) for found in _STANDING.finditer(last)}, given)
+    best = min(kinds, default=Kind.ANSWER)
+    return tuple(kinds[best]) if best < Kind.ANSWER else ()
+
+
+def _by_kind(text: str, answers: set[Fraction], given: set[Fraction]) -> dict[Kind, list[Calculation]]:
+    """Return the numbers of a text that may be changed, by how sure it is that each is the result of a step."""
+    kinds: dict[Kind, list[Calculation]] = {}
+    for number in _STANDING.finditer(text):
+        kind = _kind(text, number, answers, given)
         if kind is not None:
             found = Calculation(number.start(), number.end(), abs(parse_number(number[0])), 1)
             kinds.setdefault(kind, []).append(found)
-    return tuple(kinds[min(kinds)]) if kinds else _inside_formulas(text, given)
+    return kinds
 
 
 def _inside_formulas(text: str, given: set[Fraction]) -> tuple[Calculation, ...]:
@@ -142,22 +156,23 @@ def _inside_formulas(text: str, given: set[Fraction]) -> tuple[Calculation, ...]
     return tuple(kinds[min(kinds)]) if kinds else ()
 
 
-def _kind(text: str, number: re.Match[str], answer: Fraction, given: set[Fraction]) -> Kind | None:
+def _kind(text: str, number: re.Match[str], answers: set[Fraction], given: set[Fraction]) -> Kind | None:
     value, before = parse_number(number[0]), text[max(0, number.start() - _WINDOW) : number.start()]
     ends = _AFTER.match(text, number.end()) is not None
     if ends and (sign := _BEFORE.search(before)):
         left = before[: sign.start()]
-        comes_to = _without_units(_CLAUSE.split(left)[-1])
+        equal = sign[0].lstrip()[0] not in "<>≤≥"
+        comes_to = _without_units(_CLAUSE.split(left)[-1]) if equal else None
         if comes_to is not None and abs(comes_to - value) >= last_place(number[0]):
             return None  # wrong as it stands: another number could make it right
-        if comes_to is not None and value != answer:
+        if comes_to is not None and value not in answers:
             return Kind.COMPUTED
-        return Kind.ANSWER if value == answer else Kind.SET_UP if value in given else Kind.EQUATION
+        return Kind.ANSWER if value in answers else Kind.SET_UP if value in given else Kind.EQUATION
     if _ALONE_ON_THE_LEFT.search(before) and text[number.end() : number.end() + 4].lstrip(" $").startswith("="):
-        return Kind.ANSWER if value == answer else Kind.SET_UP if value in given else Kind.EQUATION
+        return Kind.ANSWER if value in answers else Kind.SET_UP if value in given else Kind.EQUATION
     if value in given:
         return None
-    return Kind.RESTATED if value == answer else Kind.DERIVED
+    return Kind.RESTATED if value in answers else Kind.DERIVED
 
 
 def _without_units(text: str) -> Fraction | None:
