@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 from typing import Any
@@ -12,43 +11,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from nightly import examples, nightly
+from plain_scores import EXPERTS, largest, plain_model, plain_scores
 from ratchet.losses.preference import LOSSES, PairLogps, preference_loss, sft
-from ratchet.model import attention, support
 from ratchet.model.batch import PADDED, Packing, collate
 from ratchet.model.forward import PairScorer, SideScores, by_side, score
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.stage_kinds import STAGE_KINDS
-from tiny_models import CONFIGS, EAGER, UNSHARED, family_of_pairs, ids, make_pairs, plain, tiny
+from tiny_models import CONFIGS, UNSHARED, family_of_pairs, ids, make_pairs, tiny
 
 pytestmark = pytest.mark.heavy
 
-EXPERTS = {"mixtral", "gpt-oss", "mimo-v2"}
 IN_FLOAT32 = {"cohere", "mixtral", "diffllama", "granite-swa", "mimo-v2"}
 """Rotary embeddings, expert routing, factors of attention or of sinks are float32 inside their float64 models."""
-
-
-def plain_model(name: str, **changes: Any) -> Any:
-    """As users run it."""
-    return tiny(name, attn_implementation="eager" if name in EAGER else "sdpa", **changes)
-
-
-def plain_scores(model: Any, pairs: list[TokenisedPair]) -> tuple[Tensor, Tensor]:
-    """In float64 throughout: transformers' eager attention takes its softmax in float32."""
-    exact = nn.functional.softmax
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.functional, "softmax", lambda scores, dim, dtype=None: exact(scores, dim))
-        chosen = torch.stack([plain(model, pair.prompt, pair.chosen) for pair in pairs])
-        return chosen, torch.stack([plain(model, pair.prompt, pair.rejected) for pair in pairs])
-
-
-def largest(ours: nn.Module, theirs: nn.Module) -> float:
-    """The largest difference of a gradient, relative to the largest gradient of the model."""
-    scale = max(float(weight.grad.abs().max()) for weight in theirs.parameters() if weight.grad is not None)
-    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
-    return max(float((a.grad - b.grad).abs().max()) for a, b in pairs if b.grad is not None) / scale
 
 
 @pytest.mark.parametrize(
@@ -241,68 +218,6 @@ def test_a_model_whose_routing_depends_on_its_company_is_found_out() -> None:
     model.model.layers[0].mlp.forward = lambda x: inner(x) * (1 + (x.shape[1] > 20) / 10)  # capacity by the row
     packing = PairScorer(model).packing
     assert packing.why_padded is not None and "its scores of shared tokens are off by" in packing.why_padded
-
-
-def long_pairs() -> list[TokenisedPair]:
-    """Near twins and one against three, of up to 150 tokens: many times the windows here."""
-    random = np.random.default_rng(4)
-    draw = lambda n: random.integers(3, 61, n).astype(np.int32)  # noqa: E731
-    prompt, chosen, other = draw(70), draw(80), draw(40)
-    twin = chosen.copy()
-    twin[30] = (twin[30] - 3 + 1) % 58 + 3
-    return [TokenisedPair(str(k), p, c, r) for k, (p, c, r) in enumerate(
-        [(prompt, chosen, twin), *((other, chosen[:20], draw(20)) for _ in range(3))]
-    )]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["mistral-narrow", "gemma2-capped", "gpt-oss", "granite-swa", "mimo-v2"])
-def test_sequences_beyond_a_sliding_window_are_shared_in_float32_too(name: str) -> None:
-    """float32 against plain float64, one sequence at a time: 2e-5 of 100 nats, and 3e-5 of the largest gradient."""
-    extra = {"experts_implementation": "eager"} if name in EXPERTS else {}
-    ours, theirs = tiny(name, torch.float32, **extra), plain_model(name, **extra)
-    ours.load_state_dict({key: 0.5 * weight for key, weight in ours.state_dict().items()})
-    theirs.load_state_dict(ours.state_dict())
-    scorer, pairs = PairScorer(ours), long_pairs()
-    batch = collate(pairs, scorer.packing)
-    assert batch.plan is not None and scorer.packing.longest is None
-    assert batch.computed < 0.6 * sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
-    scores = score(scorer, pairs, "cpu")
-    (scores.chosen_B - 0.7 * scores.rejected_B).sum().backward()
-    chosen, rejected = plain_scores(theirs, pairs)
-    (chosen - 0.7 * rejected).sum().backward()
-    for found, wanted in ((scores.chosen_B, chosen), (scores.rejected_B, rejected)):
-        assert float((found - wanted).detach().abs().max()) < 2e-7 * float(wanted.detach().abs().max())
-    assert largest(ours, theirs) < 3e-5
-
-
-def test_a_window_that_attention_does_not_know_of_pads_what_is_longer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ours, theirs, attend = tiny("mistral"), tiny("mistral"), attention.attend
-
-    def windowless(*args: Any, sliding_window: int | None = None, **named: Any) -> Any:
-        return attend(*args, **named)
-
-    monkeypatch.setattr(attention, "attend", windowless)
-    with caplog.at_level(logging.WARNING, "ratchet"):
-        scorer = PairScorer(ours)
-    assert "MistralForCausalLM pads what is longer than its window of 64" in caplog.text
-    long = [TokenisedPair("long", *(np.arange(3, 3 + n, dtype=np.int32) % 58 + 3 for n in (50, 30, 20)))]
-    assert scorer.packing.longest == 64 and collate(long, scorer.packing).plan is None
-    scores = score(scorer, long, "cpu")
-    chosen, _ = plain_scores(theirs, long)
-    torch.testing.assert_close(scores.chosen_B, chosen, rtol=1e-10, atol=0)
-    monkeypatch.undo()
-    assert PairScorer(tiny("mistral")).packing.longest is None
-
-
-def test_a_window_that_cannot_be_tried_pads_what_is_longer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(support, "narrowed", lambda _model, _window: contextlib.nullcontext())  # as of copied settings
-    with caplog.at_level(logging.WARNING, "ratchet"):
-        assert PairScorer(tiny("mistral")).packing.longest == 64
-    assert "a narrower one changes no score" in caplog.text
 
 
 def test_adapters_on_the_head() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nightly import examples, nightly
+from plain_scores import long_pairs
 from ratchet.model.batch import collate
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.segments import groups_of, segments_of
@@ -66,15 +67,8 @@ def in_two_precisions(name: str) -> tuple[Any, Any]:
     return ours, theirs
 
 
-def long_pairs() -> list[TokenisedPair]:
-    """Near twins of more rows than a chunk of the layers' scans, and one answer against three."""
-    random = np.random.default_rng(4)
-    draw = lambda n: random.integers(3, 61, n).astype(np.int32)  # noqa: E731
-    prompt, chosen, other = draw(70), draw(60), draw(20)
-    twin = chosen.copy()
-    twin[30] = (twin[30] - 3 + 1) % 58 + 3
-    sides = [(prompt, chosen, twin), *((other, chosen[:8], draw(7)) for _ in range(3))]
-    return [TokenisedPair(str(k), *side) for k, side in enumerate(sides)]
+LONG = long_pairs(answer=60, prompt=20, chosen=8, rejected=7)
+"""Of more rows than a chunk of the layers' scans."""
 
 
 @pytest.mark.heavy
@@ -86,7 +80,7 @@ def test_scores_and_gradients_are_those_of_float64_one_sequence_at_a_time(name: 
     ours, theirs = in_two_precisions(name)
     scorer = PairScorer(ours)
     assert scorer.packing.why_padded is None and carriers(ours)
-    for pairs in (family_of_pairs(), long_pairs()):
+    for pairs in (family_of_pairs(), LONG):
         ours.zero_grad()
         theirs.zero_grad()
         batch = collate(pairs, scorer.packing)
@@ -114,7 +108,7 @@ def test_recomputed_activations_go_along_the_same_paths() -> None:
         scorer, pairs = PairScorer(model), family_of_pairs()
         first = score(scorer, pairs, "cpu").chosen_B.sum()
         with torch.no_grad():
-            score(scorer, long_pairs(), "cpu")  # another forest in between
+            score(scorer, LONG, "cpu")  # another forest in between
         first.backward()
         gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)

@@ -47,8 +47,8 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "tests/pipeline/test_every_key.py",
     ),
     "model/tree.py": _TREE,
-    "model/divide.py": (*_TREE, "tests/train/test_budget.py"),
-    "model/attention.py": (*_TREE, "tests/model/test_exact.py"),
+    "model/divide.py": (*_TREE, "tests/train/test_prefetch.py"),
+    "model/attention.py": (*_TREE, "tests/model/test_exact.py", "tests/model/test_windows.py"),
     "evaluate/statistics.py": (
         "tests/evaluate/test_statistics.py",
         "tests/evaluate/test_statistics_paired.py",

@@ -40,21 +40,23 @@ VOCAB = 64
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    config = LlamaConfig(**SIZES, max_position_embeddings=64)
     model = LlamaForCausalLM(config).to(dtype)
     keep_rotary_in_float32(model)  # as loading does; to() rounds its frequencies
     return model
@@ -276,3 +278,10 @@ def train_whole(spec: TrainSpec, communicator: Communicator, device: torch.devic
     with step.books:
         trained = run(spec, step.parts, step.resumed)
     return finish_step(spec, step, trained)
+
+
+def engine_and_data(tmp_path: Path, **changes: Any) -> tuple[Any, TorchEngine, Data]:
+    spec = spec_of(tmp_path, **changes)
+    engine = TorchEngine(spec, PairScorer(tiny_model()), CPU)
+    table = Pairs(22)
+    return spec, engine, Data(table, reference_of(tiny_model(), table))

@@ -11,7 +11,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from train_bench import CPU, VOCAB, lines_of, train_whole, write_inputs
+from train_bench import CPU, SIZES, lines_of, train_whole, write_inputs
 from train_ray_bench import CALM, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -22,21 +22,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Inputs of a step whose model has experts; its reference is another model's."""
     root = tmp_path_factory.mktemp("routed")
     torch.manual_seed(4)
-    config = MixtralConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        sliding_window=None,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    config = MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
     MixtralForCausalLM(config).save_pretrained(root / "experts")
     changes = {"model": str(root / "experts"), "starts_at_reference": False, "router_loss": 0.5, "epochs": 1}
     return {**write_inputs(root), **CALM, **changes}
