@@ -10,7 +10,7 @@ from ratchet.documents.report import Report
 from ratchet.documents.sources import LOW_EDIT_DISTANCE, EditDistance
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.reference.share import interval_of
-from ratchet.report.charts.training import colour_of
+from ratchet.report.charts.stages import colour_of
 from ratchet.report.figures import NO_ERROR, cut
 from ratchet.report.parts import Chart
 from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, across, axis_names, draw

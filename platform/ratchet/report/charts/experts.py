@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ratchet.documents.report import Report
-from ratchet.report.charts.training import colour_of, parts_of
+from ratchet.report.charts.stages import parts_of, stage_lines
 from ratchet.report.figures import cut
 from ratchet.report.parts import Chart
-from ratchet.report.plots import INK, axis_names, draw, labels_at_end, line
+from ratchet.report.plots import INK, axis_names, draw, labels_at_end
 
 _CHARTS = (
     ("experts/peak", 1.0, "even shares", "Load of the busiest expert: 1 is an even share of its layer"),
@@ -24,13 +24,7 @@ def draw_experts(report: Report) -> list[Chart]:
 
     def chart(key: str, factor: float, unit: str, caption: str) -> Chart:
         def paint(axes: Any) -> None:
-            ends = []
-            for stage in stages:
-                colour, parts = colour_of(report, stage), parts_of(report, stage)
-                for part in parts:
-                    line(axes, part.series(key, factor), colour)
-                if series := parts[-1].series(key, factor):
-                    ends.append((series[-1][1], cut(stage, 11), colour))
+            ends = stage_lines(axes, report, stages, lambda part: part.series(key, factor), lambda one: cut(one, 11))
             if key == "experts/peak":
                 axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             axes.margins(x=0)

@@ -6,11 +6,11 @@ one another on the x axis.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
-from ratchet.documents.report import Report, StepSummary
+from ratchet.documents.report import Report
+from ratchet.report.charts.stages import Part, colour_of, end_of_line, parts_of, stage_lines
 from ratchet.report.figures import cut
 from ratchet.report.parts import Chart
 from ratchet.report.plots import (
@@ -23,36 +23,9 @@ from ratchet.report.plots import (
     draw,
     labels_at_end,
     line,
-    stage_colour,
     thin,
 )
 from ratchet.track.progress import duration
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One step's stretch of a stage's x axis, which starts after `offset` optimiser steps."""
-
-    step: StepSummary
-    offset: int
-
-    def series(self, key: str, factor: float = 1.0) -> Series:
-        return [(self.offset + number, factor * value) for number, value in self.step.series(key)]
-
-
-def colour_of(report: Report, stage: str) -> str:
-    """Return a stage's colour; grey for the base model."""
-    return stage_colour(report.stages.index(stage) if stage in report.stages else None)
-
-
-def parts_of(report: Report, stage: str) -> list[Part]:
-    """Lay a stage's steps end to end; steps without history have no length."""
-    parts, offset = [], 0
-    for step in report.steps_of(stage):
-        if step.history:
-            parts.append(Part(step, offset))
-            offset += max(line["step"] for line in step.history)
-    return parts
 
 
 def preference_stages(report: Report) -> list[str]:
@@ -80,14 +53,9 @@ def draw_chosen_overlay(report: Report) -> Chart | None:
         return None
 
     def paint(axes: Any) -> None:
-        ends = []
-        for stage in stages:
-            colour = colour_of(report, stage)
-            for part in parts_of(report, stage):
-                series = part.series("logps/chosen_delta")
-                line(axes, series, colour)
-            if series:
-                ends.append((_end(series), stage_label(report, stage), colour))
+        ends = stage_lines(
+            axes, report, stages, lambda part: part.series("logps/chosen_delta"), lambda one: stage_label(report, one)
+        )
         low, high = axes.get_ylim()
         # So that 0 has room on both sides, whatever the values are.
         axes.set_ylim(min(low, -0.15 * max(high, 0.1)), max(high, 0.15 * -low))
@@ -112,12 +80,6 @@ def draw_chosen_overlay(report: Report) -> Chart | None:
         + smoothing_note(report)
     )
     return Chart(wide, caption, _records(report, stages), narrow, wide=True)
-
-
-def _end(series: Series) -> float:
-    # Not the last value alone: a batch may lie far from the bold line that the label is for.
-    last = series[-max(1, len(series) // 10) :]
-    return sum(y for _, y in last) / len(last)
 
 
 def _records(report: Report, stages: list[str]) -> tuple[str, ...]:
@@ -154,7 +116,7 @@ def draw_chosen_and_rejected(report: Report) -> list[Chart]:
             axes.set_xlim(1, max(longest, 2))
             divide(axes, parts)
             names = zip(keys, ("chosen", "rejected"), strict=True)
-            ends = [(_end(series), name, colour) for key, name in names if (series := parts[-1].series(key))]
+            ends = [(end_of_line(series), name, colour) for key, name in names if (series := parts[-1].series(key))]
             labels_at_end(axes, ends)
             axis_names(axes, "optimiser steps", "nats against reference", up=20 if len(parts) > 1 else 9)
 
@@ -208,7 +170,7 @@ def draw_losses(report: Report) -> list[Chart]:
             axes.margins(x=0)
             divide(axes, parts)
             if series := parts[-1].series("loss"):
-                ends.append((_end(series), "training", colour))
+                ends.append((end_of_line(series), "training", colour))
             if held := parts[-1].series("heldout/loss"):
                 ends.append((held[-1][1], "held out", INK))
             labels_at_end(axes, ends)
@@ -229,13 +191,7 @@ def draw_margins(report: Report) -> list[Chart]:
 
     def chart(key: str, factor: float, unit: str, caption: str) -> Chart:
         def paint(axes: Any) -> None:
-            ends = []
-            for stage in stages:
-                colour, parts = colour_of(report, stage), parts_of(report, stage)
-                for part in parts:
-                    line(axes, _moved(part, key, factor), colour)
-                if series := _moved(parts[-1], key, factor):
-                    ends.append((_end(series), cut(stage, 11), colour))
+            ends = stage_lines(axes, report, stages, lambda part: _moved(part, key, factor), lambda one: cut(one, 11))
             if factor == 1.0:
                 axes.axhline(0, color=INK, linewidth=0.9)
             else:
