@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
+from ratchet.pairs.content_parts import with_parts_apart
 from ratchet.pairs.fields import number_of
-from ratchet.pairs.meanings import has_content
+from ratchet.pairs.meanings import has_content, meaning_of, says
 from ratchet.pairs.messages import turn_of
 from ratchet.plan.columns import Fixed, PreferredBy, Step, Value, Where, path_steps
 
@@ -149,14 +150,8 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
     changed: dict[str, Any] = {}
     for field in _SPOKEN:
         value = row.get(field)
-        if isinstance(value, str):
-            if value[:1] in "[{ \n" and _BEGINS.match(value):
-                changed[field] = _messages(value, field)
-        elif isinstance(value, Mapping):
-            if (one := _unfolded(value)) is not None:
-                changed[field] = one
-        elif field in _DIALOGUES and value and (_is_texts(value) or _is_exchanges(value)):
-            changed[field] = _in_turn(value)
+        if (spoken := _conversation(field, value)) is not value:
+            changed[field] = spoken
     for field in _SYSTEM:
         value = row.get(field)
         if isinstance(value, list | tuple) and value and all(isinstance(part, Mapping) for part in value):
@@ -169,6 +164,21 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**row, **changed} if changed else row
 
 
+def _conversation(field: str, value: Any) -> Any:
+    """Return the messages that a field holds in another form; the value itself where it needs no change."""
+    found = value
+    if isinstance(value, str):
+        found = _messages(value, field) if value[:1] in "[{ \n" and _BEGINS.match(value) else value
+    elif isinstance(value, Mapping):
+        found = _unfolded(value) or value
+    elif field in _DIALOGUES and value and (_is_texts(value) or _is_exchanges(value)):
+        found = _in_turn(value)
+    if isinstance(found, list | tuple):
+        return with_parts_apart(found) or found
+    apart = with_parts_apart([found]) if isinstance(found, Mapping) else None
+    return found if apart is None or len(apart) != 1 else apart[0]
+
+
 def _is_settled(row: Mapping[str, Any]) -> bool:
     """Say whether a row is plainly one of texts and messages, as most are; no other look at it is then needed."""
     for field, value in row.items():
@@ -179,9 +189,15 @@ def _is_settled(row: Mapping[str, Any]) -> bool:
             spoken = value and isinstance(value[0], Mapping) and _OF_MESSAGES.issuperset(value[0])
             if field in _SYSTEM or (field in _DIALOGUES and not spoken):
                 return False
+            if field in _SPOKEN and any(isinstance(one, Mapping) and _in_parts(one) for one in value):
+                return False
         elif isinstance(value, Mapping) and field in _SPOKEN:
             return False
     return True
+
+
+def _in_parts(message: Mapping[str, Any]) -> bool:
+    return isinstance(message.get("content"), list | tuple)
 
 
 def _messages(text: str, field: str) -> Any:
@@ -227,8 +243,23 @@ def _exchange(item: Any) -> tuple[str, str] | None:
 
 
 def _in_turn(items: Sequence[Any]) -> list[dict[str, str]]:
+    """Return texts or exchanges as messages. The first exchange may have a system text. Raises Unfit."""
     texts = [text for item in items for text in ([item] if isinstance(item, str) else _exchange(item) or ())]
-    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+    turns = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+    rules = [_rule_of(item, at) for at, item in enumerate(items, 1) if isinstance(item, Mapping)]
+    if any(rules[1:]) and set(filter(None, rules)) != {rules[0]}:
+        raise Unfit(Reason.MESSAGES, "an exchange that is not the first has a system text of its own")
+    return [{"role": "system", "content": rules[0]}, *turns] if rules and rules[0] else turns
+
+
+def _rule_of(item: Mapping[str, Any], number: int) -> str:
+    """Return the system text of an exchange, empty where it has none. Raises Unfit where it has what is not read."""
+    used = next(keys for keys in _EXCHANGES if all(isinstance(item.get(key), str) for key in keys))
+    for key in item.keys() - {*used, *_SYSTEM}:
+        if (meaning := meaning_of(key, "pairs")) is not None and says(item[key], meaning):
+            what = f"exchange {number} has {key}, which is not read: {meaning.what}"
+            raise Unfit(Reason.MESSAGES, f"{what}; `ignore:` with its column and `.{key}` leaves it out")
+    return next((text for key in _SYSTEM if isinstance(text := item.get(key), str) and text.strip()), "")
 
 
 def _is_texts(value: Any) -> bool:

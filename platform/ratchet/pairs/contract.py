@@ -57,12 +57,16 @@ def _used(row: Fields, kind: RowKind) -> set[str]:
     if kind.columns is not None:
         paths = (path for where in (*dict(kind.columns).values(), kind.tools) for path in paths_of(where))
         return {_named(path, row) for path in paths}
-    # A bad row is counted when it is read; what was asked for before it turned out as one is what counts here.
-    with contextlib.suppress(Unfit):
+    late: tuple[str, ...] = ("tools",)
+    try:
         watched = _Watched(row)
         watched.update(settled(row))
         layout_of(kind.layout).read(watched)
-    return {column for column in (*watched.asked, "tools") if has(row, column)}
+    except Unfit:
+        # A bad row is counted when it is read. What was asked for before it turned out as one counts here, and what
+        # layouts ask for behind the conversation.
+        late = ("tools", "system", "system_prompt")
+    return {column for column in (*watched.asked, *late) if has(row, column)}
 
 
 def _named(path: str, row: Fields) -> str:

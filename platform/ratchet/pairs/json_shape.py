@@ -35,6 +35,9 @@ _ABOUT = ("features", "licenses", "authors")
 """Names of lists that say something of the rows, beside them."""
 _MOST_OBJECTS = 32
 _TURN: tuple[set[str], ...] = ({"role", "content"}, {"from", "value"})
+_TALKS = ("conversation", "conversations", "dialogue", "dialog", "chat")
+_EXCHANGE: tuple[set[str], ...] = ({"input", "output"}, {"human", "assistant"}, {"user", "assistant"})
+"""Of a list under such a name: what makes it one dialogue, and not the rows of a document."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +173,9 @@ def _of_lone(parts: Mapping[str, _Part], *, one_line: bool) -> JsonShape:
     """Return the shape of a file that is one object: rows under a key, a table by columns, or one row."""
     lists = [name for name, part in parts.items() if part.kind == "rows" and name not in _ABOUT]
     named = [name for name in lists if name in _KEYS]
-    is_row = any(turn <= {*parts[name].first} for name in lists for turn in _TURN)
+    is_row = any(
+        turn <= {*parts[name].first} for name in lists for turn in (*_TURN, *(_EXCHANGE if name in _TALKS else ()))
+    )
     if named or (len(lists) == len(parts) > 0 and not is_row):
         return JsonShape("document", (named or lists)[0])
     if {"columns", "data"} <= parts.keys() and parts["data"].kind == parts["columns"].kind == "list":

@@ -118,7 +118,17 @@ _MEANINGS: Mapping[str, Meaning] = {
         (
             *("thumbs", "thumb", "thumbs_up", "thumb_up", "liked", "like", "upvoted", "reaction", "user_feedback"),
             *("human_feedback", "user_rating", "verdict", "judgement", "judgment", "approved", "is_approved", "good"),
-            *("passed", "is_passed", "solved", "is_solved", "resolved", "success", "is_success", "acceptable"),
+            *(
+                "passed",
+                "is_passed",
+                "solved",
+                "is_solved",
+                "resolved",
+                "verified",
+                "success",
+                "is_success",
+                "acceptable",
+            ),
             *("is_acceptable", "is_helpful", "is_preferred", "is_desirable", "is_right", "binary_label", "kto_label"),
             *(
                 "binary_feedback",

@@ -59,6 +59,8 @@ _NOT_READ = frozenset(
     )
 )
 """Of a message: without these its text means something else, as without what means something as a column."""
+_TEXTS = {"text", "input_text", "output_text"}
+"""Types of parts that are text; the last two are those of OpenAI's Responses."""
 # HH's texts have the speaker after a blank line. A line that merely begins with `Human:` may be part of an answer.
 _SPEAKER = re.compile(r"(?:\A|\n\n) ?(Human|Assistant):")
 
@@ -116,10 +118,10 @@ def _content(value: Mapping[str, Any], key: str, role: str, name: str) -> str:
     content = value.get(key)
     if isinstance(content, list | tuple) and content and all(isinstance(part, Mapping) for part in content):
         kinds = set().union(*map(_part_kinds, content))
-        if kinds == {"text"}:
+        if kinds <= _TEXTS:
             return "".join(text_field(part, "text") for part in content)
         if role != "tool":
-            others = ", ".join(sorted(kinds - {"text"}))
+            others = ", ".join(sorted(kinds - _TEXTS))
             raise Unfit(Reason.WRONG_TYPE, f"{name} has parts of type {others}: only text is read")
     if role == "tool" and content is not None and not isinstance(content, str):
         return compact_json(content)

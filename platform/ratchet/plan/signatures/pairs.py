@@ -19,10 +19,25 @@ PAIRS: tuple[Signature, ...] = (
         "OpenAI's preference format, also of Azure and Fireworks",
     ),
     known(
+        "messages_chosen_response",
+        "sharegpt",
+        {"messages": "messages", "chosen": "chosen_response", "rejected": "rejected_response", "system?": "system"},
+        "nvidia/When2Call, preference",
+        types={"chosen_response": ("turn", "text"), "rejected_response": ("turn", "text")},
+    ),
+    known(
         "ms_swift_rejected_response",
         "reply",
         {"messages": "messages", "rejected": "rejected_response"},
         "ms-swift, DPO",
+        without=("chosen_response", "chosen"),
+    ),
+    known(
+        "spin",
+        "implicit_prompt",
+        {"chosen": "real", "rejected": "generated"},
+        "UCLA-AGI/SPIN_iter0",
+        types={"real": "turns", "generated": "turns"},
     ),
     known(
         "ms_swift_rejected_messages",

@@ -73,6 +73,37 @@ REFUSED: tuple[Signature, ...] = (
         without=("prompt", "instruction", "messages", *_SIDES),
     ),
     refused(
+        "calls_as_answers",
+        ("query", "answers", "tools"),
+        "these are questions with calls of tools as JSON: write each as `messages`, the calls as `tool_calls` of the "
+        "assistant's, and keep `tools`",
+        "Salesforce/xlam-function-calling-60k",
+        types={"answers": ("text", "list")},
+        without=("messages", *_SIDES),
+    ),
+    refused(
+        "dialogue_as_text",
+        ("chat",),
+        "these are dialogues written as one text (`USER: … ASSISTANT: …`): write each as `messages`",
+        "glaiveai/glaive-function-calling-v2",
+        types={"chat": "text"},
+        without=("messages", "conversations", "prompt", "question", "instruction", *_SIDES),
+    ),
+    refused(
+        "transcripts",
+        ("transcript",),
+        "these are dialogues written as one text (`Human: … Assistant: …`), and no pair: write each as `messages`",
+        "Anthropic/hh-rlhf, red-team-attempts",
+        types={"transcript": "text"},
+        without=("messages", "conversations", "prompt", "question", "instruction", *_SIDES),
+    ),
+    refused(
+        "embedding_messages",
+        ("messages", "positive_messages"),
+        "these are texts that are near to each other, for a model of embeddings or one that ranks",
+        "ms-swift, embedding and reranker",
+    ),
+    refused(
         "prm800k",
         ("question", "label"),
         "these are steps of an answer, each marked right or wrong, for a reward model of steps",
