@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from ratchet.errors import ModelError
 from ratchet.model.attention import PASS
 from ratchet.model.batch import Device, Packing, SequenceBatch, collate
-from ratchet.model.head import AnswerHead, chunk_rows, scaling_of
+from ratchet.model.causal import need_causal, need_equal, probe_ids, trying
+from ratchet.model.head import AnswerHead, as_head_takes, chunk_rows, scaling_of
 from ratchet.model.last_layer import narrow
 from ratchet.model.load import original_length, put_back
 from ratchet.model.parts import decoder_of
@@ -150,8 +151,9 @@ class PairScorer(nn.Module):
         return torch.cat(made)
 
     def logits(self, hidden_EH: Tensor) -> Tensor:
-        """Return the model's own logits for hidden states, shape (E, V), in the model's dtype."""
-        return self.scaling.apply(self.causal.get_output_embeddings()(hidden_EH))
+        """Return the model's own logits for hidden states, shape (E, V), in the head's dtype."""
+        head = self.causal.get_output_embeddings()
+        return self.scaling.apply(head(as_head_takes(head, hidden_EH)))
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Return the summed answer log-probabilities, shape (S,), float32 (float64 models: float64)."""
@@ -168,6 +170,7 @@ class PairScorer(nn.Module):
     def _entries(self, hidden_EH: Tensor, targets_E: Tensor) -> Tensor:
         """Return each entry's log-probability, shape (E,)."""
         head = self.causal.get_output_embeddings()
+        hidden_EH = as_head_takes(head, hidden_EH)
         size = hidden_EH.element_size() if isinstance(head, AnswerHead) else _LOGIT_BYTES
         rows = self.head_rows or chunk_rows(self.causal.config.get_text_config().vocab_size, hidden_EH.device, size)
         if isinstance(head, AnswerHead):
@@ -208,34 +211,18 @@ class PairScorer(nn.Module):
         was_training = self.model.training
         self.model.eval()
         try:
-            weight = self.causal.get_input_embeddings().weight
-            ids_1T = (torch.arange(1, 13, device=weight.device) * 7919 % weight.shape[0])[None]
-            whole_TV = self.causal(input_ids=ids_1T, use_cache=False).logits[0].float()
-            with self.routers.over(torch.ones_like(ids_1T[0])):
+            whole_TV, ids_1T = need_causal(self.causal), probe_ids(self.causal)
+            fix = "use a causal language model of transformers that has both"
+            with (
+                trying(self.causal, "has no decoder and head that can be called apart", fix),
+                self.routers.over(torch.ones_like(ids_1T[0])),
+            ):
                 ours_TV = self.logits(decoder_of(self.causal)(input_ids=ids_1T, use_cache=False)[0][0]).float()
             self.routers.settle()
-            left_TV = self.causal(input_ids=ids_1T[:, :7], use_cache=False).logits[0].float()
-        except torch.OutOfMemoryError:
-            raise
-        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-            raise ModelError(
-                f"{type(self.causal).__name__} has no decoder and head that can be called apart: {error}",
-                fix="use a causal language model of transformers that has both",
-            ) from error
         finally:
             self.model.train(was_training)
-        scale = float(whole_TV.abs().max())
-        allowed = scale * (1e-4 if weight.dtype in {torch.float32, torch.float64} else 0.05)
-        for off, what in (
-            (ours_TV - whole_TV, "its logits are not head(decoder(tokens)): what it does besides is not known here"),
-            (left_TV - whole_TV[:7], "later tokens change earlier logits: it is not causal"),
-        ):
-            if not float(off.abs().max()) <= allowed:
-                raise ModelError(
-                    f"{type(self.causal).__name__} cannot be scored: {what} (off by {float(off.abs().max()):.3g})",
-                    fix="use another architecture",
-                    code="model.unscorable",
-                )
+        what = "its logits are not head(decoder(tokens)): what it does besides is not known here"
+        need_equal(self.causal, ours_TV, whole_TV, what)
 
 
 def score(scorer: Scorer, pairs: Sequence[TokenisedPair], device: Device, *, chosen_only: bool = False) -> SideScores:

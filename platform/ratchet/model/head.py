@@ -49,6 +49,17 @@ def scaling_of(model: Any) -> LogitScaling:
     return LogitScaling(scale, next((cap for name in caps if (cap := getattr(config, name, None))), None))
 
 
+def as_head_takes(head: nn.Module, hidden: Tensor) -> Tensor:
+    """Return hidden states in the precision of a head's weights, which some decoders do not give: Mamba's is float32.
+
+    Autocast, and a head whose weights are whole numbers of a quantiser, find theirs themselves.
+    """
+    weight = getattr(head, "weight", None)
+    if weight is None or not weight.is_floating_point() or torch.is_autocast_enabled(hidden.device.type):
+        return hidden
+    return hidden.to(weight.dtype)
+
+
 def chunk_rows(vocabulary: int, device: torch.device, size: int) -> int:
     """Return how many entries are scored at a time, where each of their logits takes `size` bytes."""
     return max(16, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (vocabulary * size))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ratchet.model import attention, memory
-from ratchet.model.head import chunk_rows, scaling_of
+from ratchet.model.head import as_head_takes, chunk_rows, scaling_of
 from ratchet.model.parts import decoder_of
 from ratchet.model.states import carriers, carry_states
 from ratchet.model.tree import Branch, Ids, Index, Pass, Trunks, cut_passes, divide_groups, lay_trunks, rows_laid_out
@@ -163,7 +163,7 @@ def _scored(model: Any, hidden_TH: Tensor, rows_E: Index, targets_E: Index) -> t
     logps, greedy = [hidden_TH.new_zeros(0, dtype=torch.float64)], [hidden_TH.new_zeros(0, dtype=torch.bool)]
     for first in range(0, len(rows_U), step):
         rows = torch.from_numpy(rows_U[first : first + step]).to(hidden_TH.device)
-        logits_UV = scaling.apply(head(hidden_TH[rows])).float()
+        logits_UV = scaling.apply(head(as_head_takes(head, hidden_TH[rows]))).float()
         low, high = np.searchsorted(at_E, (first, first + step))
         at = torch.from_numpy(at_E[low:high] - first).to(hidden_TH.device)
         targets = torch.from_numpy(targets_E[low:high]).to(hidden_TH.device)
