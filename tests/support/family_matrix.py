@@ -24,6 +24,7 @@ from family_rows import Row
 from ratchet.errors import RatchetError
 from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods, may_share
 from ratchet.losses.preference import PairLogps, preference_loss
+from ratchet.model.causal import need_causal
 from ratchet.model.check import check_model
 from ratchet.model.folder import stored_tensors
 from ratchet.model.forward import PairScorer, score
@@ -184,6 +185,7 @@ class _Trial:
     def _evaluates(self) -> tuple[bool, str]:
         """Continuations of four contexts, against transformers in float64."""
         model = load_model(self.start, "float32")
+        need_causal(model, masked=True)
         random = np.random.default_rng(5)
         draw = lambda count: tuple(int(one) for one in random.integers(FIRST, VOCABULARY, count))  # noqa: E731
         asked = [ContinuationRequest(draw(n), tuple(draw(m) for m in (1, 4, 9))) for n in (1, 7, 30, 60)]

@@ -19,6 +19,7 @@ from torch import Tensor
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods, may_share
 from ratchet.evaluate.thoughts import is_token_of_marks
+from ratchet.model.causal import need_causal, trying
 from ratchet.model.load import load_model, original_length, put_back
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.style import chat_ids, find_style
@@ -35,6 +36,7 @@ from ratchet.serving.requests import (
 
 COLDEST = 1e-4
 """Below this temperature an answer is greedy, as in FastChat."""
+_WRITES = "ask it for likelihoods alone, set the suite's engine to vllm, or give another model"
 
 
 class LocalEngine:
@@ -66,6 +68,7 @@ class LocalEngine:
         if quantise is None:  # bitsandbytes has put its weights where they belong
             self.model.to(device)
         self.ends = end_ids_of(self.tokenizer)
+        need_causal(self.model, masked=True)
         # Tried once and not looked up by architecture: remote code may bring a cache of its own.
         self.share, self.reach = may_share(self.model), forest_reach(self.model)
         config = self.model.config.get_text_config()
@@ -112,7 +115,9 @@ class LocalEngine:
                 answers |= zip(places, self._write([requests[place] for place in places]), strict=True)
         if scores:
             asked = [one for one in requests if isinstance(one, ContinuationRequest)]
-            answers |= zip(scores, likelihoods(self.model, asked, share=self.share, reach=self.reach), strict=True)
+            with trying(self.model, "fails to score continuations", "give a causal language model of texts"):
+                made = likelihoods(self.model, asked, share=self.share, reach=self.reach)
+            answers |= zip(scores, made, strict=True)
         return [answers[place] for place in range(len(requests))]
 
     def _batches(self, requests: Sequence[Any]) -> list[list[int]]:
@@ -154,13 +159,12 @@ class LocalEngine:
             # To the right, as an answer goes on where its prompt ends.
             ids_ST[row, width - len(prompt) :] = torch.tensor(prompt)
             mask_ST[row, width - len(prompt) :] = 1
-        device = self.model.device
         if self.original is not None:
             put_back(self.model)
-        with torch.inference_mode():
+        with trying(self.model, "fails in transformers' generate", _WRITES), torch.inference_mode():
             out_ST = self.model.generate(
-                input_ids=ids_ST.to(device),
-                attention_mask=mask_ST.to(device),
+                input_ids=ids_ST.to(self.model.device),
+                attention_mask=mask_ST.to(self.model.device),
                 do_sample=False,  # `Draw` draws
                 max_new_tokens=max(sampling.max_tokens for sampling in asked),
                 eos_token_id=list(self.ends),
