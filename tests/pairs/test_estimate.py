@@ -131,8 +131,8 @@ def test_a_long_file_is_read_from_end_to_end_once_for_a_check(
     estimate._reading_of.cache_clear()
     assert main(["check", "x.yaml"]) in (0, 3)
     assert size > 120_000_000
-    # The last span of 32 MB is read twice more, as its lines are counted, and rows at some places.
-    assert size < read_bytes() - before < 1.6 * size
+    # The last span of 32 MB is read twice more, as its lines are counted, and 33 places in blocks of about a megabyte.
+    assert size < read_bytes() - before < 2 * size
     assert "x.jsonl" not in capsys.readouterr().err
 
 
