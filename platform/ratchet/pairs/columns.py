@@ -36,7 +36,13 @@ _EXCHANGES = (
     *(("question", "answer"), ("instruction", "output"), ("query", "response")),
 )
 """Names of a question and its answer in a list of exchanges."""
-_BEGINS = re.compile(r"""\s*(?P<list>\[\s*)?\{\s*(?P<quote>["'])(?:role|from|content|value)(?P=quote)\s*:""")
+_BEGINS = re.compile(
+    r"""\s*(?P<list>\[\s*)?\{\s*(?P<quote>["'])(?:(?:role|from|content|value)(?P=quote)\s*:"""
+    r"""|(?=[^{}]{0,400}?(?P=quote)(?:role|from)(?P=quote)\s*:\s*(?P=quote)"""
+    r"""(?:system|developer|user|human|assistant|gpt|model|tool)(?P=quote))"""
+    r"""(?=[^\0]*?(?P=quote)(?:content|value|tool_calls)(?P=quote)\s*:))"""
+)
+"""How messages begin that are the JSON of an object or a list: who speaks may come behind a number or a date."""
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,40}\.[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
 _PYTHON = "is a list in Python's notation, not JSON: write it with json.dumps"
 

@@ -16,6 +16,7 @@ from ratchet.pairs.layouts import LAYOUTS, Fields, layout_of
 from ratchet.pairs.meanings import flat, in_sight_of, meaning_of, says, use_of, verdict_in
 from ratchet.pairs.nearest import nearest
 from ratchet.pairs.row_kind import RowKind
+from ratchet.pairs.shapes import ANSWERS
 from ratchet.pairs.span import SourceRow
 from ratchet.pairs.two_answers import two_answers
 from ratchet.plan.columns import Where, path_steps, paths_of
@@ -253,7 +254,8 @@ def _marked(values: Sequence[Fields]) -> tuple[str, str] | None:
     Both may be of some row: where all are called good, there may be another reason why nothing fits.
     """
     held = {column: value_kind(value) for row in values for column, value in row.items() if value is not None}
-    if two_answers(held) is not None or any("chosen" in flat(column) for column in held):
+    several = any(kind == "texts" for kind in held.values()) or bool(held.keys() & {*ANSWERS})
+    if several or two_answers(held) is not None or any("chosen" in flat(column) for column in held):
         return None
     for row in values:
         for column, value in row.items():

@@ -190,8 +190,8 @@ _BAD = _SURELY_BAD | _OF_BAD.keys()
 _VERDICTS |= {*_BAD, *_OF_BAD.values()}
 _REJECTED = re.compile(r"rejected_(?:text|completion|answers?|outputs?|responses?|messages|conversations?)")
 _SIDE_THOUGHTS = re.compile(
-    r"(?:chosen|rejected)_(?:reasoning(?:_content)?|thinking|thoughts?)"
-    r"|(?:reasoning(?:_content)?|thinking|thoughts?)_(?:chosen|rejected)"
+    r"(?:chosen|rejected)_(?:reasoning(?:_content)?|thinking|thoughts?|cot)"
+    r"|(?:reasoning(?:_content)?|thinking|thoughts?|cot)_(?:chosen|rejected)"
 )
 _SIDE_SCORE = re.compile(
     r"(?:.*_)?(?:chosen|rejected)(?:_.*)?_(?:score|rating|reward)|.*(?:score|rating|reward)_(?:chosen|rejected)"

@@ -87,6 +87,10 @@ def turn_of(value: Any, name: str) -> Turn:
     # Gemini's messages have `parts`.
     content = "parts" if has(value, "parts") and not has(value, "content") else "content"
     by, said = ("from", "value") if has(value, "from") else ("role", content)
+    if not has(value, by):
+        raise Unfit(
+            Reason.MISSING, f"role of {name}, an object of {', '.join(sorted(map(str, value)))[:80] or 'nothing'}"
+        )
     speaker = text_field(value, by).strip().lower()
     if speaker in _CALLERS:
         return Turn("assistant", "", tool_calls=calls_of(value.get(said), f"{name}: {said}"))

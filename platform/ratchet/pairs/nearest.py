@@ -32,11 +32,19 @@ _OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("question", "query", "input", "user", "problem", "ask", "text"),
     "instruction": ("question", "query", "input", "task", "problem"),
     "question": ("query", "prompt", "input"),
-    "chosen": ("preferred", "better", "best", "good", "accepted", "winner", "positive", "win"),
-    "rejected": ("worse", "bad", "worst", "dispreferred", "loser", "negative", "lose"),
+    "chosen": (
+        *("preferred", "better", "best", "good", "accepted", "winner", "positive", "win"),
+        *("correct", "passing", "revised", "edited"),
+    ),
+    "rejected": (
+        *("worse", "bad", "worst", "dispreferred", "loser", "negative", "lose"),
+        *("incorrect", "failing", "initial", "original"),
+    ),
     "output": ("answer", "completion", "target", "reply", "response", "solution"),
     "reasoning_content": ("reasoning", "thinking", "thoughts", "cot", "rationale"),
 }
+_ONLY_TOGETHER = {"correct", "incorrect", "passing", "failing", "revised", "edited", "initial", "original"}
+"""Words of the two sides that say too little where one of the sides has its own name."""
 _THOUGHTS = "reasoning_content"
 _BOTH = ("chosen", "rejected")
 _ANY_OF_THEM = ("output",)
@@ -74,6 +82,8 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     # A layout of plain names is what most people mean, and more so where nothing is the same.
     held = {name: _held(needed, holds) - _LESS * (name not in _PLAIN) for name, needed in needs.items()}
     best = max(needs, key=lambda name: held[name])
+    if held[best] <= 0 and (inside := _opened(rows)):
+        return _dialogue_in(inside) or nearest(inside)
     best = best if held[best] > 0 else "pair"
     lacks = [need for need in needs[best] if need not in common]
     guesses = _guesses(needs[best], holds)
@@ -83,6 +93,29 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     there = {need: need for need in needs[best] if need in common and _may_be(need, holds[need])} | guesses
     fields = ", ".join(f"{field}: {there.get(need, '…')}" for field, need in _fields(best).items())
     return what, f"say what the columns mean, `columns: {{{fields}}}`; or name a layout with `layout:`"
+
+
+def _dialogue_in(inside: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return what to do with rows whose one conversation lies in an object; None where there is none, or more."""
+    talks = {path for row in inside for path, value in row.items() if value_kind(value) == "turns"}
+    if len(talks) != 1 or any({*_BOTH} & {*name_words(path)} for row in inside for path in row):
+        return None
+    (path,) = talks
+    return f"  nearest: instruction; the messages lie in {path}", f"say so, `columns: {{messages: {path}}}`"
+
+
+def _opened(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what lies in the objects of rows, by paths; nothing where no row has an object."""
+    opened = [
+        {
+            f"{column}.{part}": held
+            for column, value in row.items()
+            if isinstance(value, Mapping)
+            for part, held in value.items()
+        }
+        for row in rows
+    ]
+    return [row for row in opened if row]
 
 
 def _compared(
@@ -146,6 +179,10 @@ def _guesses(needed: Sequence[str], holds: Mapping[str, str | None]) -> dict[str
     # One side alone is as likely the verdict on two answers as one of them.
     if any(side in needed and side not in holds and side not in found for side in _BOTH):
         found = {need: guess for need, guess in found.items() if need not in _BOTH or _is_slip(need, guess)}
+    if not all(side in found for side in _BOTH):
+        sides = {need: guess for need, guess in found.items() if need in _BOTH}
+        weak = {need for need, guess in sides.items() if _ONLY_TOGETHER & {*name_words(guess)}}
+        found = {need: guess for need, guess in found.items() if need not in weak}
     return found
 
 
