@@ -10,7 +10,7 @@ from ratchet.errors import some
 Fate = Literal["trained", "held", "kept", "lost"]
 FATES: dict[Fate, str] = {
     "trained": "trained, or frozen below adapters",
-    "held": "buffers: no training changes them",
+    "held": "no gradient comes to it: no training changes it",
     "kept": "not reached by text: frozen, and published as it came",
     "lost": "not loaded and not published",
 }

@@ -19,7 +19,7 @@ from torch import Tensor
 from ratchet.documents.passport import Reach
 from ratchet.errors import ModelError
 from ratchet.model.load import skeleton
-from ratchet.model.parts import unread_modules
+from ratchet.model.parts import held_modules, unread_modules
 from ratchet.plan.training import Lora
 
 _STACKED = 3
@@ -68,10 +68,10 @@ def _targets(model: Any, lora: Lora) -> tuple[str | list[str], list[str]]:
 
 
 def _left_out(model: Any) -> str | None:
-    """Return a pattern of the modules that get no adapter: text does not reach them, or they are bypassed."""
+    """Return a pattern of the modules that get no adapter: nothing would change them, or they are bypassed."""
     apart = "|".join(re.escape(name) for name in unread_modules(model))
     patterns = [rf"(?:{apart})(?:\..*)?"] if apart else []
-    patterns += [re.escape(name) for name in bypassed_modules(model)]
+    patterns += [re.escape(name) for name in (*held_modules(model), *bypassed_modules(model))]
     return "|".join(patterns) or None
 
 

@@ -6,11 +6,12 @@ than one token. No answer's probability depends on them: they get no gradient, n
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch import Tensor, nn
 
-from ratchet.model.part_names import purpose_of
+from ratchet.model.part_names import HELD, UNREAD, purpose_of
 
 
 def class_for(config: Any) -> Any:
@@ -37,12 +38,22 @@ def decoder_of(causal: Any) -> Any:
 def freeze_unread(model: Any) -> None:
     """Take from training what no token reaches, and what is no weight though it is held as one.
 
-    Some families hold the biases by which a router chooses so: no gradient comes to them, but weight decay would.
+    No gradient comes to it (`part_names.HELD`), but weight decay would.
     """
     read = _read_by_text(model)
     for name, weight in model.named_parameters():
-        if id(weight) not in read or purpose_of(name, 0) == "buffers":
+        if id(weight) not in read or _is_held(model, name):
             weight.requires_grad_(False)
+
+
+def _is_held(model: Any, name: str) -> bool:
+    return purpose_of(name, 0, getattr(model.config.get_text_config(), "cross_attention_layers", None) or ()) in HELD
+
+
+def held_modules(model: Any) -> list[str]:
+    """Return the modules of weights to which no gradient comes, by name."""
+    names = (name.rpartition(".")[0] for name, _ in model.named_parameters() if _is_held(model, name))
+    return list(dict.fromkeys(names))
 
 
 def unread_tensors(model: Any) -> dict[str, Tensor]:
@@ -67,4 +78,7 @@ def _read_by_text(model: Any) -> set[int]:
     head = model.get_output_embeddings()
     # Without a head of its own a model is not scored, and none of its parts is known to be of no use.
     parts: tuple[nn.Module, ...] = (model,) if head is None else (decoder_of(model), head)
-    return {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
+    read = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
+    # Some decoders hold the tower that sees.
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    return read - {id(tensor) for name, tensor in named if purpose_of(name, 0) in UNREAD}

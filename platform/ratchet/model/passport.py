@@ -16,7 +16,7 @@ from ratchet.errors import ModelError
 from ratchet.model.check import text_settings
 from ratchet.model.companions import companions
 from ratchet.model.folder import UNDONE, Stored, storage_of, stored_tensors
-from ratchet.model.part_names import KINDS, SPARE, UNREAD, purpose_of
+from ratchet.model.part_names import HELD, KINDS, SPARE, UNREAD, purpose_of
 from ratchet.pairs.tokenizer import read_json
 
 _TIED = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embeddings.weight")
@@ -32,7 +32,8 @@ def passport_of(folder: Path) -> Passport:
     tensors = stored_tensors(folder).values()
     of: dict[str, list[Stored]] = {kind: [] for kind in KINDS}
     for tensor in tensors:
-        of[purpose_of(tensor.name, int(text.get("num_hidden_layers") or 0))].append(tensor)
+        layers, crossing = int(text.get("num_hidden_layers") or 0), text.get("cross_attention_layers") or ()
+        of[purpose_of(tensor.name, layers, crossing)].append(tensor)
     tied = bool(text.get("tie_word_embeddings", False))
     return Passport(
         architecture=next(iter(fields.get("architectures") or ()), ""),
@@ -81,7 +82,7 @@ def _shared(of: Mapping[str, Sequence[Stored]]) -> tuple[str, ...]:
 def _fate(name: str, method: str | None) -> Fate:
     if name in UNREAD:
         return "kept"
-    if name == "buffers":
+    if name in HELD:
         return "held"
     # Their scales mean nothing beside weights that are no longer quantised.
     return ("lost" if method else "kept") if name == SPARE else "trained"
