@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from nightly import examples, nightly
 from plain_scores import long_pairs
-from ratchet.model.batch import collate
+from ratchet.evaluate.engines.likelihood import forest_reach
+from ratchet.model import states, support
+from ratchet.model.batch import branches_of, collate
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.segments import groups_of, segments_of
 from ratchet.model.states import _Branching, _States, carriers, largest_share
@@ -22,6 +24,13 @@ from ratchet.model.tree import Branch, lay_out
 from ratchet.model.tree_plan import TreePlan
 from ratchet.pairs.pair import TokenisedPair
 from tiny_models import CARRYING, UNSHARED, family_of_pairs, plain, tiny
+
+
+@pytest.fixture(autouse=True)
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kind of layer was tried before in this process."""
+    monkeypatch.setattr(states, "_verdicts", {})
+
 
 sequences = st.lists(st.lists(st.integers(3, 4), min_size=2, max_size=14), min_size=1, max_size=9)
 
@@ -34,19 +43,19 @@ def test_a_state_goes_along_the_path_of_each_row(rows: list[list[int]], least: i
     plan = TreePlan(forest.chains, torch.from_numpy(forest.end_T))
     segments = segments_of(forest.chains)
     seen: dict[int, list[int]] = {}
-    states: list[list[list[int]]] = []
+    carried_on: list[list[list[int]]] = []
     for group in groups_of(segments):
         count, width = group.rows_SL.shape
         assert group.parents is None or width > 1, "transformers has another way for a single row below a state"
         assert not group.inner or {segments[number].rows for number in group.numbers} == {width}
-        carried = [[]] * count if group.parents is None else [states[g][place] for g, place in group.parents]
-        states.append([])
+        carried = [[]] * count if group.parents is None else [carried_on[g][place] for g, place in group.parents]
+        carried_on.append([])
         for own, before in zip(group.rows_SL.tolist(), carried, strict=True):
             path = list(before)
             for row in own:
                 path = [*path, row]
                 seen.setdefault(row, path)
-            states[-1].append(path)
+            carried_on[-1].append(path)
     for row, sees_T in enumerate(plan.dense):
         assert seen[row] == sees_T.nonzero().flatten().tolist()
     rows_X, sizes, _, back_T = plan.by_segments
@@ -130,8 +139,65 @@ def test_a_state_that_gets_lost_is_found_out_in_any_precision(
 
     assert PairScorer(tiny(name, dtype)).packing.why_padded is None
     monkeypatch.setattr(_States, "of_parents", lost)
+    states._verdicts.clear()
     why = PairScorer(tiny(name, dtype)).packing.why_padded
     assert why is not None and "which carries a state, is off by" in why
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of layers that are tried from here on, one after the other."""
+    tried: list[str] = []
+    once = states._off
+
+    def noted(kind: Any, config: Any, plan: TreePlan, device: torch.device) -> float:
+        tried.append(type(kind).__name__)
+        return once(kind, config, plan, device)
+
+    monkeypatch.setattr(states, "_off", noted)
+    return tried
+
+
+@pytest.mark.parametrize("name", ["qwen3.5", "granite4"])
+def test_a_process_tries_a_kind_of_layer_once_in_each_precision(name: str, trials: list[str]) -> None:
+    """Training and evaluation share what was found, wherever the model comes from."""
+    for place in ("start", "published"):
+        for dtype in (torch.float32, torch.bfloat16):
+            model, again = tiny(name, dtype), tiny(name, dtype)
+            model.config._name_or_path = place
+            assert PairScorer(model).packing.why_padded is None and forest_reach(again) > 0
+    assert len(trials) == 2
+
+
+def test_what_a_trial_depends_on_is_tried_again(trials: list[str]) -> None:
+    narrow, wide, cpu = tiny("lfm2", torch.float32), tiny("lfm2", torch.float32), torch.device("cpu")
+    wide.config.conv_L_cache += 1
+    for model in (narrow, wide, narrow, wide):
+        assert support.lost_states(model, cpu) is None
+    assert len(trials) == 2
+    for value in (1.0, 2.0, 1.0):
+        carriers(narrow)[0].register_buffer("factor", torch.full((2,), value))
+        assert support.lost_states(narrow, cpu) is None
+    assert len(trials) == 4
+    forest = lay_out(branches_of(family_of_pairs())[0], "auto")
+    for _ in range(2):
+        assert states.states_disproof(wide, TreePlan(forest.chains, torch.from_numpy(forest.end_T)), cpu) is None
+    assert trials == ["Lfm2ShortConv"] * 5
+
+
+def test_a_verdict_against_a_kind_stands_and_memory_that_runs_out_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> float:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model, cpu = tiny("mamba", torch.float32), torch.device("cpu")
+    with monkeypatch.context() as within:
+        within.setattr(states, "_off", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            support.lost_states(model, cpu)
+    found = support.lost_states(model, cpu)
+    assert found is not None and "MambaMixer" in found
+    monkeypatch.setattr(states, "_off", full)
+    assert support.lost_states(model, cpu) == found
 
 
 class _Spoiled(torch.autograd.Function):

@@ -25,6 +25,8 @@ _ALLOWED = 1e-4
 """How much a layer may be off on a CPU, relative to its largest value; 1e-6 was seen."""
 _SMALL = 1 << 20
 """Numbers of a weight whose gradient is compared too."""
+_verdicts: dict[tuple[object, ...], str | None] = {}
+"""What this process found of kinds of layers, by all that decides it: a trial of a wide one takes seconds."""
 _CACHES = ("cache_params", "past_key_values")
 """How transformers' layers call the cache that carries their state."""
 
@@ -71,22 +73,37 @@ def states_disproof(causal: Any, plan: TreePlan, device: torch.device) -> str | 
     """Return how a model's kinds of layers that carry a state differ over a forest from its paths one by one, or None.
 
     Each kind is tried in float32 with weights of its own, forward and backward: the scores of a whole model in half
-    precision would hide a state that gets lost.
+    precision would hide a state that gets lost. A process tries a kind once.
     """
-    tried: set[type[nn.Module]] = set()
+    config, kinds = causal.config.get_text_config(), dict[type[nn.Module], nn.Module]()
     for module in carriers(causal):
-        if type(module) in tried:
-            continue
-        tried.add(type(module))
-        try:
-            with torch.inference_mode(mode=False), torch.enable_grad():
-                off = _off(module, causal.config.get_text_config(), plan.to(device), device)
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, ModelError) as error:
-            return f"{type(module).__name__} does not run over a forest ({str(error).strip().splitlines()[0]})"
-        if not off <= (_ALLOWED if device.type == "cpu" else 50 * _ALLOWED):
-            return f"{type(module).__name__}, which carries a state, is off by {off:.3g} over a forest"
+        kinds.setdefault(type(module), module)
+    for module in kinds.values():
+        key = _decides(module, config, plan, device)
+        if key not in _verdicts:
+            _verdicts[key] = _disproof_of(module, config, plan, device)
+        if (found := _verdicts[key]) is not None:
+            return found
+    return None
+
+
+def _decides(module: Any, config: Any, plan: TreePlan, device: torch.device) -> tuple[object, ...]:
+    """Return all that a trial depends on: the settings, wherever the model comes from, and what is not drawn."""
+    said = repr({**config.to_dict(), "_name_or_path": ""})
+    held = tuple((name, *buffer.flatten().tolist()) for name, buffer in module.named_buffers(recurse=False))
+    return type(module), getattr(module, "layer_idx", None), said, held, plan.whole, str(device)
+
+
+def _disproof_of(module: nn.Module, config: Any, plan: TreePlan, device: torch.device) -> str | None:
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            off = _off(module, config, plan.to(device), device)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, ModelError) as error:
+        return f"{type(module).__name__} does not run over a forest ({str(error).strip().splitlines()[0]})"
+    if not off <= (_ALLOWED if device.type == "cpu" else 50 * _ALLOWED):
+        return f"{type(module).__name__}, which carries a state, is off by {off:.3g} over a forest"
     return None
 
 
