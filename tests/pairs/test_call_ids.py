@@ -47,6 +47,25 @@ TEMPLATES = {
         + "{{ ' of ' + m.tool_call_id }}{% endif %}{{ '<|im_end|>\\n' }}",
     ),
     "any": BEGIN + "{{ c.function.name }}{{ c.id }}{{ ' ' + " + ARGUMENTS + " }}" + END,
+    "numbers": BEGIN
+    + "{{ c.function.name + ' ' + "
+    + ARGUMENTS
+    + " }}"
+    + END.replace(
+        "{{ '<|im_end|>\\n' }}",
+        "{% if m.role == 'tool' %}{% set ns = namespace(at=0, of=none) %}{% for o in messages %}"
+        "{% for c in o.tool_calls or [] %}{% if c.id == m.tool_call_id and ns.of is none %}{% set ns.of = ns.at %}"
+        "{% endif %}{% set ns.at = ns.at + 1 %}{% endfor %}{% endfor %}{{ ' of ' ~ ns.of }}{% endif %}"
+        "{{ '<|im_end|>\\n' }}",
+    ),
+    "names": BEGIN
+    + "{{ c.function.name + ' ' + "
+    + ARGUMENTS
+    + " }}"
+    + END.replace(
+        "{{ '<|im_end|>\\n' }}",
+        "{% if m.role == 'tool' %}{{ ' from ' ~ m.name }}{% endif %}{{ '<|im_end|>\\n' }}",
+    ),
     "none": BEGIN + "{{ c.function.name + ' ' + " + ARGUMENTS + " }}" + END,
 }
 ASK = Turn("user", "What is 2 + 2, and 3?")
@@ -80,7 +99,9 @@ def text_of(template: str, prompt: tuple[Turn, ...], answer: Turn) -> str:
     return text
 
 
-@pytest.mark.parametrize(("template", "form"), [("named", "named"), ("nine", "nine"), ("any", "any"), ("none", None)])
+@pytest.mark.parametrize(
+    ("template", "form"), [("named", "named"), ("nine", "nine"), ("any", "any"), ("numbers", "any"), ("none", None)]
+)
 def test_what_a_template_reads_of_an_id_is_found(template: str, form: str | None) -> None:
     style = find_style(tokenizer_with(template))
     assert (style.ids, style.calls, style.results) == (form, "object", True)
@@ -134,6 +155,14 @@ def test_an_id_that_is_written_as_it_is_stays_and_is_made_where_there_is_none() 
     assert "addcall_a " in text and "add " not in text
 
 
+@pytest.mark.parametrize("ids", [(None, None), ("call_a", "call_b")])
+def test_a_result_has_the_number_of_its_call_where_a_template_finds_it_by_the_id(ids: tuple[str | None, ...]) -> None:
+    first, second = (call("add", at, own) for at, own in enumerate(ids))
+    results = [Turn("tool", text, tool_call_id=own) for text, own in zip(("4", "6"), ids, strict=True)]
+    text = text_of("numbers", (ASK, called(first, second), *results), called(call("sub", 2)))
+    assert "4 of 0<|im_end|>" in text and "6 of 1<|im_end|>" in text and "call_" not in text
+
+
 def test_calls_are_counted_on_through_a_conversation() -> None:
     style = find_style(tokenizer_with("named"))
     prompt = (ASK, called(call("add", 0), call("add", 1)), Turn("tool", "4"), ASK)
@@ -148,4 +177,19 @@ def test_calls_are_counted_on_through_a_conversation() -> None:
 def test_where_no_id_is_read_a_call_is_handed_over_as_it_is() -> None:
     turns = (ASK, called(call("add", 0, "call_a")))
     assert with_ids(turns, None) is turns
-    assert set(ID_FORMS) == {"any", "nine", "named"}
+    assert set(ID_FORMS) == {"own", "any", "nine", "named"}
+
+
+@pytest.mark.parametrize("ids", [(None, None), ("call_a", "call_b"), ("call_b", "call_a")])
+def test_a_result_has_the_name_of_its_tool_where_a_template_writes_it(ids: tuple[str | None, ...]) -> None:
+    """OpenAI's results have the id of their call alone."""
+    style = find_style(tokenizer_with("names"))
+    assert (style.ids, style.names, style.results) == (None, True, True)
+    first, second = (call(name, 0, own) for name, own in zip(("add", "sub"), ("call_a", "call_b"), strict=True))
+    results = [Turn("tool", text, tool_call_id=own) for text, own in zip(("4", "6"), ids, strict=True)]
+    text = text_of("names", (ASK, called(first, second), *results), Turn("assistant", "Yes."))
+    one, other = ("sub", "add") if ids[0] == "call_b" else ("add", "sub")
+    assert f"4 from {one}<" in text and f"6 from {other}<" in text
+    named = (ASK, called(first), Turn("tool", "4", name="mine"))
+    assert "4 from mine<" in text_of("names", named, Turn("assistant", "Yes."))
+    assert not find_style(tokenizer_with("none")).names

@@ -30,6 +30,7 @@ def _nine(name: str, place: int, own: str) -> str:
 
 
 ID_FORMS: Mapping[str, IdForm] = {
+    "own": IdForm(lambda _, own: True, _nine),
     "any": IdForm(lambda _, own: bool(own), _nine),
     "nine": IdForm(lambda _, own: re.fullmatch("[A-Za-z0-9]{9}", own) is not None, _nine),
     "named": IdForm(
@@ -45,25 +46,27 @@ def calls_in(turns: Sequence[Turn]) -> int:
     return sum(len(json.loads(turn.tool_calls)) for turn in turns if turn.tool_calls is not None)
 
 
-def with_ids(turns: Sequence[Turn], form: str | None, place: int = 0) -> Sequence[Turn]:
-    """Return turns whose calls, and results of these, have ids of a form; as they are where the form is None.
+def with_ids(turns: Sequence[Turn], form: str | None, place: int = 0, *, names: bool = False) -> Sequence[Turn]:
+    """Return turns whose calls, and results of these, have ids of a form; their own ids where the form is None.
 
     An id that has the form stays. `place` is the number of calls before these turns. A result goes with the call of the
-    same id that has none yet; one without such a call goes with the first that has none.
+    same id that has none yet; one without such a call goes with the first that has none. With `names` a result that
+    names no tool has the name of its call's.
     """
-    if form is None or all(turn.tool_calls is None and turn.role != "tool" for turn in turns):
+    if not (form or names) or all(turn.tool_calls is None and turn.role != "tool" for turn in turns):
         return turns
     waiting: list[tuple[str, str, str]] = []
     found: list[Turn] = []
     for turn in turns:
         if turn.tool_calls is not None:
-            calls, named = _named(json.loads(turn.tool_calls), ID_FORMS[form], place)
+            calls, named = _named(json.loads(turn.tool_calls), ID_FORMS[form or "own"], place)
             place, waiting = place + len(calls), [*waiting, *named]
             text = json.dumps(calls, ensure_ascii=False, separators=(",", ":"))
-            found.append(dataclasses.replace(turn, tool_calls=text))
+            found.append(turn if form is None else dataclasses.replace(turn, tool_calls=text))
         elif turn.role == "tool" and waiting:
-            at = _answered(turn, waiting)
-            found.append(dataclasses.replace(turn, tool_call_id=waiting.pop(at)[2]))
+            _, name, became = waiting.pop(_answered(turn, waiting))
+            known_as = turn.tool_call_id if form is None else became
+            found.append(dataclasses.replace(turn, tool_call_id=known_as, name=turn.name or (name if names else None)))
         else:
             found.append(turn)
     return found

@@ -18,7 +18,7 @@ import jinja2
 from jinja2 import nodes
 
 from ratchet.errors import ModelError
-from ratchet.pairs.call_ids import ID_FORMS, calls_in, with_ids
+from ratchet.pairs.call_ids import calls_in, with_ids
 from ratchet.pairs.chat import may_fold, own_template, parse_template, reads, template_names
 from ratchet.pairs.folds import fold_system, merge_turns
 from ratchet.pairs.pair import Turn
@@ -36,6 +36,7 @@ _CALL = {"type": "function", "function": {"name": "ask_sky", "arguments": {"hour
 _ID = "call_Zq7v_23"
 _CALLED = Turn("assistant", "", tool_calls=json.dumps([{**_CALL, "id": _ID}]))
 _CALLED_ALONE = Turn("assistant", "", tool_calls=json.dumps([_CALL]))
+_TWICE = Turn("assistant", "", tool_calls=json.dumps([_CALL, _CALL]))
 _RESULT = Turn("tool", _GIVEN, tool_call_id=_ID, name="ask_sky")
 _HOUR = {"type": "object", "properties": {"hour": {"type": "string", "description": "The hour."}}, "required": ["hour"]}
 _TOOL = {"type": "function", "function": {"name": "ask_sky", "description": "Asks the sky.", "parameters": _HOUR}}
@@ -56,7 +57,7 @@ class Style:
     thoughts inside the content stay, with no other before them. `folds`: system turns go into the first user turn;
     `merges`: turns of a user that follow one another become one. `calls` says how arguments of calls are given, None
     where calls are not written; `results` and `tools` whether those are. `ids` is the form of a call's id that the
-    template asks for (`call_ids`), None where it reads none.
+    template asks for (`call_ids`), None where it reads none; `names` whether it writes the tool's name beside a result.
     """
 
     lead: str
@@ -74,6 +75,7 @@ class Style:
     merges: bool = False
     calls: Literal["object", "text"] | None = None
     ids: str | None = None
+    names: bool = False
     results: bool = False
     tools: bool = False
 
@@ -206,17 +208,31 @@ def _with_tools(tokenizer: Any, style: Style) -> Style:
     if "tools" in reads(own_template(tokenizer)).names:
         style = dataclasses.replace(style, tools="ask_sky" in _tried(tokenizer, style, (_USER,), [_TOOL], asks=True))
     hows: tuple[Literal["object", "text"], ...] = ("object", "text")
-    for ids, how in itertools.product((None, *ID_FORMS), hows):
+    for ids, how in itertools.product((None, "any", "nine", "named"), hows):
         found = dataclasses.replace(style, calls=how, ids=ids)
-        full, alone = (_tried(tokenizer, found, (_USER, called)) for called in (_CALLED, _CALLED_ALONE))
+        full, bare = (_tried(tokenizer, found, (_USER, called)) for called in (_CALLED, _CALLED_ALONE))
         # Without a form of ids, one that is written says that the template reads it.
-        read = ids is None and (_ID in full or not alone)
-        if not read and all("ask_sky" in text and "twelve" in text for text in (full, alone)):
+        read = ids is None and (_ID in full or not bare)
+        if not read and all("ask_sky" in text and "twelve" in text for text in (full, bare)):
             results = _GIVEN in _tried(tokenizer, found, (_USER, _CALLED, _RESULT), asks=True)
-            return dataclasses.replace(found, results=results, ends=style.ends | _last_special(tokenizer, full))
+            if ids is None and results and _numbers_by_id(tokenizer, found):
+                found = dataclasses.replace(found, ids="any")
+            alone = dataclasses.replace(_RESULT, name=None)
+            texts = {_tried(tokenizer, found, (_USER, _CALLED, one), asks=True) for one in (_RESULT, alone)}
+            ends = style.ends | _last_special(tokenizer, full)
+            return dataclasses.replace(found, results=results, names=len(texts) > 1, ends=ends)
     # Results are also written after calls that are texts, as Hermes has them.
     results = _GIVEN in _tried(tokenizer, style, (_USER, Turn("assistant", _SAY), _RESULT), asks=True)
     return dataclasses.replace(style, results=results)
+
+
+def _numbers_by_id(tokenizer: Any, style: Style) -> bool:
+    """Say whether a template that writes no id finds by it which call a result is of, as Cohere's do."""
+    turns = (_USER, _TWICE, *(Turn("tool", text, name="ask_sky") for text in (_GIVEN, _SAY)))
+    plain, named = (_tried(tokenizer, dataclasses.replace(style, ids=ids), turns, asks=True) for ids in (None, "any"))
+    # An id that is written where there is one, and only then, is the row's to have.
+    made = [call["id"] for call in json.loads(with_ids(turns, "any")[1].tool_calls or "[]")]
+    return named != plain and bool(named) and not any(one in named for one in made)
 
 
 def _last_special(tokenizer: Any, text: str) -> frozenset[int]:
@@ -248,7 +264,7 @@ def messages_of(style: Style, turns: Sequence[Turn], before: Sequence[Turn] = ()
 
     Calls have ids of the form that it asks for, counted on from those of the turns `before`.
     """
-    turns = with_ids(turns, style.ids, calls_in(before) if style.ids is not None else 0)
+    turns = with_ids(turns, style.ids, calls_in(before) if style.ids is not None else 0, names=style.names)
     if style.folds:
         turns = fold_system(turns)
     if style.merges:

@@ -26,7 +26,7 @@ from ratchet.pairs.render import Rendered
 from ratchet.pairs.style import Style
 from ratchet.pairs.table import SCHEMA
 
-VERSION = 4
+VERSION = 5
 """Raise it when the same pairs and tokenizer would give other tokens."""
 
 TOKENISED = pa.schema(
