@@ -177,6 +177,7 @@ def _conversation(field: str, value: Any) -> Any:
         found = _messages(value, field) if value[:1] in "[{ \n" and _BEGINS.match(value) else value
     elif isinstance(value, Mapping):
         found = _unfolded(value) or value
+        found = [found] if field == "prompt" and is_message(found) else found
     elif field in _DIALOGUES and value and (_is_texts(value) or _is_exchanges(value)):
         found = _in_turn(value)
     if isinstance(found, list | tuple):

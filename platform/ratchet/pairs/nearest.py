@@ -83,7 +83,9 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     held = {name: _held(needed, holds) - _LESS * (name not in _PLAIN) for name, needed in needs.items()}
     best = max(needs, key=lambda name: held[name])
     if held[best] <= 0 and (inside := _opened(rows)):
-        return _dialogue_in(inside) or nearest(inside)
+        plain = {"messages", *(need for needed in _PLAIN.values() for need in needed)}
+        if any(str(path).rpartition(".")[2] in plain for row in inside for path in row):
+            return _dialogue_in(inside) or nearest(inside)
     best = best if held[best] > 0 else "pair"
     lacks = [need for need in needs[best] if need not in common]
     guesses = _guesses(needs[best], holds)
