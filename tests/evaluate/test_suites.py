@@ -174,6 +174,7 @@ def test_all_that_fails_is_told_by_name_kept_without_a_score_and_asked_again(
     assert {one.folder for one in again}.isdisjoint(one.folder for one in scored)
     error = Evaluated(tmp_path, tuple(scored)).error()
     assert isinstance(error, PlanError) and error.what.count("was not asked") == 3
+    assert scored[0].failure is not None and error.code == scored[0].failure.code != PlanError.class_code
     assert Evaluated(tmp_path).error() is None
 
 

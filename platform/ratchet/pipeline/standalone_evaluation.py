@@ -62,7 +62,8 @@ class Evaluated:
         if not found:
             return None
         lines = [f"tasks.{one.task} of {one.model} was not asked: {why_of(why)}" for one, why in found]
-        return type(found[0][1])("\n".join(lines), fix=found[0][1].fix)
+        first = found[0][1]
+        return type(first)("\n".join(lines), fix=first.fix, code=first.finer)
 
 
 def evaluate_models(

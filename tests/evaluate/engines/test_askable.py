@@ -17,6 +17,10 @@ from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.model.causal import need_causal
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
+from ratchet.pipeline.standalone_evaluation import EvaluationRequest, evaluate_models
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.loose import model_named
+from ratchet.plan.suite import Suite
 from ratchet.serving.requests import CompletionRequest, ContinuationRequest, Sampling
 from tiny_models import plain, tiny
 
@@ -117,3 +121,25 @@ def test_the_logits_that_are_compared_are_the_models_own(masked: bool) -> None:
     found_TV, ids_T = need_causal(model, masked=masked), torch.arange(1, 13) * 7919 % 61
     assert set(seen) == {masked}
     torch.testing.assert_close(found_TV, inner(input_ids=ids_T[None], use_cache=False).logits[0].float())
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", [*MORE_THAN_IDS, "cpmant"])
+def test_a_whole_evaluation_ends_with_the_name_of_the_model(family: str, tmp_path: Path) -> None:
+    write_tiny(family, tmp_path / "subject")
+    (tmp_path / "text.txt").write_text("How are you today? " * 9, encoding="utf-8")
+    tasks = {"text": {"kind": "perplexity", "rows": {"path": str(tmp_path / "text.txt")}, "window": 32}}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"tasks": tasks}), encoding="utf-8")
+    spec = model_named({"path": str(tmp_path / "subject"), "dtype": "float32"})
+    evaluated = evaluate_models(
+        [EvaluationRequest("subject", spec)],
+        tmp_path / "mine.yaml",
+        Suite.model_validate({"tasks": tasks}),
+        Cluster(storage=str(tmp_path / "out")),
+        None,
+        here=True,
+    )
+    error = evaluated.error()
+    assert error is not None and error.code == "model.unscorable" and error.fix
+    assert "tasks.text of subject was not asked" in error.what and str(tmp_path / "subject") in error.what
+    assert evaluated.report.is_file()
