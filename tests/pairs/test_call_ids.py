@@ -136,6 +136,9 @@ def test_results_that_come_in_another_order_go_with_their_calls() -> None:
     assert [turn.tool_call_id for turn in told[1:]] == ["functions.sub:1", "functions.add:0"]
     by_name = with_ids((called(call("add", 0), call("sub", 1)), Turn("tool", "1", name="sub")), "named")
     assert by_name[1].tool_call_id == "functions.sub:1"
+    # The first call has no result, and both turns use one id.
+    later = (called(call("add", 0, "x")), ASK, called(call("sub", 1, "x")), Turn("tool", "1", tool_call_id="x"))
+    assert with_ids(later, "named")[-1].tool_call_id == "functions.sub:1"
     lone = (Turn("tool", "4", tool_call_id="z"),)
     assert [*with_ids(lone, "named")] == [*lone]
 

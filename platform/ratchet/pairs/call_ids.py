@@ -50,8 +50,8 @@ def with_ids(turns: Sequence[Turn], form: str | None, place: int = 0, *, names: 
     """Return turns whose calls, and results of these, have ids of a form; their own ids where the form is None.
 
     An id that has the form stays. `place` is the number of calls before these turns. A result goes with the call of the
-    same id that has none yet; one without such a call goes with the first that has none. With `names` a result that
-    names no tool has the name of its call's.
+    same id that has none yet, else with one of its tool, else with the first; calls of the last turn come before others.
+    With `names` a result that names no tool has the name of its call's.
     """
     if not (form or names) or all(turn.tool_calls is None and turn.role != "tool" for turn in turns):
         return turns
@@ -60,7 +60,7 @@ def with_ids(turns: Sequence[Turn], form: str | None, place: int = 0, *, names: 
     for turn in turns:
         if turn.tool_calls is not None:
             calls, named = _named(json.loads(turn.tool_calls), ID_FORMS[form or "own"], place)
-            place, waiting = place + len(calls), [*waiting, *named]
+            place, waiting = place + len(calls), [*named, *waiting]
             text = json.dumps(calls, ensure_ascii=False, separators=(",", ":"))
             found.append(turn if form is None else dataclasses.replace(turn, tool_calls=text))
         elif turn.role == "tool" and waiting:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from ratchet.plan.columns import Fixed, PreferredBy, Where
 from ratchet.plan.signatures.signature import Signature, known, verdict
 
-_A_OR_B = verdict(
-    "winner", ("model_a", "a", "response_a", "A>B"), ("model_b", "b", "response_b", "B>A"), ("tie", "both", "neither")
-)
+_TIES = ("tie", "both", "neither", "both_bad", "both bad", "bothbad", "tie (bothbad)", "draw", "equal", "same")
+_A_OR_B = verdict("winner", ("model_a", "a", "response_a", "A>B"), ("model_b", "b", "response_b", "B>A"), _TIES)
 _SIDES = ("chosen", "rejected")
 
 
 def _preferred(column: str) -> PreferredBy:
-    return verdict(
-        column, ("A", "response_a", "A>B"), ("B", "response_b", "B>A"), ("tie", "C", "both", "neither", "equal")
-    )
+    return verdict(column, ("A", "response_a", "A>B"), ("B", "response_b", "B>A"), ("C", *_TIES))
 
 
 def _one_or_two(column: str) -> PreferredBy:
