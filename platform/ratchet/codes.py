@@ -210,7 +210,7 @@ CODES: Mapping[Code, str] = {
     "model.quantise": "weights in 4 or 8 bits need a GPU and a library that are not here",
     "model.router-loss": "a router loss is asked for, and the model's family has none",
     "model.storage": "a model's weights are stored in a form that cannot be trained and published",
-    "model.unscorable": "an architecture cannot be scored",
+    "model.unscorable": "a model cannot be scored or asked, by its architecture or in this precision",
     "model.no-weights": "a folder holds no weights",
     "model.pickles": "the weights are pickles, which can run code",
     "model.two-weights": "two files of a folder hold the same weight",
