@@ -127,7 +127,7 @@ def test_prompts_inside_answers() -> None:
 MARKS = {
     "[INST]": "<<SYS>>\n", "<|im_start|>": "user\nhi", "### Response:": "\nhi", "<start_of_turn>": "model",
     "</s>": "", "<|eot_id|>": "", "<｜User｜>": "hi", "[PAD]": " ", "<tool_call>": "{}", "Human:": " hi",
-    "USER:": " hi", "[TOOL_CALLS]": "[]", "<|START_OF_TURN_TOKEN|>": "",
+    "<image>": "\nhi", "USER:": " hi", "[TOOL_CALLS]": "[]", "<|START_OF_TURN_TOKEN|>": "",
     "<bos>": "", "<|reserved_special_token_0|>": "",
 }  # fmt: skip
 

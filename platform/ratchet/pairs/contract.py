@@ -129,6 +129,8 @@ def with_contract(
 
 def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:
     """Return a kind with the reader that its rows need. Raises DataError where they do not say how they are read."""
+    if "preference" not in dict(kind.columns or ()):
+        _check_sides(rows, where)
     alike = layout_of(kind.layout).alike
     # A plan that lists the values of a verdict has said what each means.
     if alike is None or (
@@ -143,6 +145,25 @@ def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:
         return dataclasses.replace(kind, reader=alike(found))
     except Unfit as unfit:
         raise DataError(unfit.detail, where=where, fix=layout_of(kind.layout).remedy, code="data.answers") from unfit
+
+
+def _check_sides(rows: Sequence[Fields], where: str) -> None:
+    """Raise DataError where the sides of most rows are the names of columns that hold the answers."""
+    sides = [(row.get("chosen"), row.get("rejected")) for row in rows]
+    named = [
+        (str(chosen), str(rejected))
+        for row, (chosen, rejected) in zip(rows, sides, strict=True)
+        if isinstance(chosen, str) and isinstance(rejected, str) and has_content(row.get(chosen)) and chosen != rejected
+    ]
+    if named and len(named) * 2 > len(rows):
+        first, second = sorted(named[0])
+        raise DataError(
+            f"chosen and rejected are names of columns, such as {named[0][0]}: the answers lie there",
+            where=where,
+            fix=f"say which is which, `columns: {{prompt: …, output_1: {first}, output_2: {second}, preference: "
+            f"{{column: chosen, first: [{first}], second: [{second}]}}}}`",
+            code="data.no-layout",
+        )
 
 
 def unread(row: Fields, kind: RowKind) -> tuple[str, Any, Meaning] | None:

@@ -261,7 +261,9 @@ def _marked(values: Sequence[Fields]) -> tuple[str, str] | None:
         for column, value in row.items():
             meaning = meaning_of(column, "demonstrations") or verdict_in(value, "demonstrations")
             meaning = None if meaning is None else in_sight_of(value, meaning)
-            if meaning is not None and meaning.judges and says(value, meaning):
+            # A number under such a name may be the place of an answer, or its class.
+            doubtful = meaning is not None and meaning.verdict and not isinstance(value, bool | str)
+            if meaning is not None and meaning.judges and not doubtful and says(value, meaning):
                 return column, use_of(column, value, meaning)
     return None
 

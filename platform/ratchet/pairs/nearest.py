@@ -231,6 +231,6 @@ def _meant(need: str, holds: Mapping[str, str | None]) -> str | None:
         # What a model answered and what is held against it are both answers.
         likely = [column for column, kind in holds.items() if _may_be(need, kind) and kind != "number"]
         words = {need, *_OTHER_WORDS[need]}
-        found = [[column for column in likely if words & {*name_words(column)}]]
+        found = [[column for column in likely if words & {*name_words(column)} and "input" not in name_words(column)]]
     columns = next(filter(None, found), [])
     return columns[0] if len(columns) == 1 else None

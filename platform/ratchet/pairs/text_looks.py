@@ -27,11 +27,11 @@ _HEADS: tuple[str, ...] = (
     "uman:",
     "sistant:",
 )
-_HEADS += ("USER:", "SSISTANT:", "os>", "pad>", "unk>", "tool_call>", "tool_response>", "[SYSTEM_PROMPT]")
+_HEADS += ("<image>", "USER:", "SSISTANT:", "os>", "pad>", "unk>", "tool_call>", "tool_response>", "[SYSTEM_PROMPT]")
 _MARKS = re.compile(
     r"<[|｜]\w[\w▁ -]{0,38}\w[|｜]>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]|\[TOOL_CALLS\]|<</?SYS>>"
     r"|^### ?(?:Response|Instruction|Input|Human|Assistant|User|System) ?:|</?s>|<(?:start|end)_of_turn>|\[PAD\]"
-    r"|<(?:bos|eos|pad|unk)>|</?tool_(?:call|response)>|^(?:Human|Assistant|USER|ASSISTANT) ?:",
+    r"|<(?:bos|eos|pad|unk)>|</?tool_(?:call|response)>|<image>|^(?:Human|Assistant|USER|ASSISTANT) ?:",
     re.MULTILINE,
 )
 _NAMES = 40

@@ -183,6 +183,14 @@ JUDGED: tuple[Signature, ...] = (
         "C-Eval, CMMLU and MMLU as tables",
     ),
     known(
+        "aqua",
+        "choices",
+        {"question": "question", "choices": "options", "answer": "correct"},
+        "deepmind/aqua_rat",
+        types={"options": "texts", "correct": "text"},
+        without=("answer", "answerKey", "label"),
+    ),
+    known(
         "sciq",
         "choices",
         {

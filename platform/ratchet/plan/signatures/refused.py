@@ -119,7 +119,7 @@ VAGUE: tuple[Signature, ...] = (
         ("text",),
         "these are whole texts: it is not said where the prompt ends and the answer begins",
         "TRL, language modelling; timdettmers/openassistant-guanaco",
-        without=("prompt", "question", "instruction", "input", "messages", "conversations", "label", *_SIDES),
+        without=("prompt", "question", "instruction", "input", "messages", "conversations", "label", "code", *_SIDES),
     ),
     refused(
         "summaries",
