@@ -156,7 +156,7 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
     changed: dict[str, Any] = {}
     for field in _SPOKEN:
         value = row.get(field)
-        if (spoken := _conversation(field, value)) is not value:
+        if value is not None and (spoken := _conversation(field, value)) is not value:
             changed[field] = spoken
     for field in _SYSTEM:
         value = row.get(field)
@@ -181,7 +181,7 @@ def _conversation(field: str, value: Any) -> Any:
     elif field in _DIALOGUES and value and (_is_texts(value) or _is_exchanges(value)):
         found = _in_turn(value)
     if isinstance(found, list | tuple):
-        return with_parts_apart(found) or found
+        return (with_parts_apart(found) if _in_parts(found) else None) or found
     apart = with_parts_apart([found]) if isinstance(found, Mapping) else None
     return found if apart is None or len(apart) != 1 else apart[0]
 
@@ -196,15 +196,19 @@ def _is_settled(row: Mapping[str, Any]) -> bool:
             spoken = value and isinstance(value[0], Mapping) and _OF_MESSAGES.issuperset(value[0])
             if field in _SYSTEM or (field in _DIALOGUES and not spoken):
                 return False
-            if field in _SPOKEN and any(isinstance(one, Mapping) and _in_parts(one) for one in value):
+            if field in _SPOKEN and _in_parts(value):
                 return False
         elif isinstance(value, Mapping) and field in _SPOKEN:
             return False
     return True
 
 
-def _in_parts(message: Mapping[str, Any]) -> bool:
-    return isinstance(message.get("content"), list | tuple)
+def _in_parts(messages: Sequence[Any]) -> bool:
+    """Say whether the content of a message is a list."""
+    for message in messages:  # noqa: SIM110  a generator costs as much again, and this runs for every row of messages
+        if isinstance(message, dict) and isinstance(message.get("content"), list | tuple):
+            return True
+    return False
 
 
 def _messages(text: str, field: str) -> Any:
