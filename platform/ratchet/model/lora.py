@@ -46,6 +46,7 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # It says so of experts too, whose pattern belongs to a parameter, and does match.
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # of GPT-2; it mends that itself
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(model, config)
