@@ -22,6 +22,7 @@ from raised import raises
 from ratchet.model.forward import PairScorer
 from ratchet.model.router_loss import check_router_loss
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.train import budget
 from ratchet.train.batches import GlobalBatch
 from ratchet.train.communicate import Alone, Communicator
 from ratchet.train.engine import TorchEngine
@@ -231,3 +232,27 @@ def test_the_weight_is_the_configurations_where_that_is_asked_for(monkeypatch: p
     object.__delattr__(nameless.config, "router_aux_loss_coef")
     with raises("model.router-loss", "router_aux_loss_coef"):
         PairScorer(nameless, router_loss="model")
+
+
+def test_a_pass_that_is_tried_for_its_memory_has_the_router_loss_too(tmp_path: Path) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class OverExperts(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            self.count += func is torch.ops.aten._softmax_backward_data.default and out.shape[-1] == 4
+            return out
+
+    spec = spec_of(tmp_path, dtype="float64", starts_at_reference=False, router_loss=WEIGHT, token_budget=None)
+    found = []
+    for router_loss in ("off", WEIGHT):
+        engine = TorchEngine(spec, PairScorer(made("mixtral"), router_loss=router_loss), CPU)
+        data, nothing = Some(wide_pairs()), np.zeros(len(wide_pairs()))
+        with OverExperts() as seen:
+            budget.choose(spec, engine, Data(data, Reference(nothing, nothing)), ALONE, lambda: None)
+        found.append(seen.count)
+        (tmp_path / "budget.json").unlink()
+        assert not engine.gradient.any()
+    assert found[1] == 2 * found[0] > 0  # Mixtral's own, and the loss's
