@@ -87,6 +87,7 @@ def test_sinks_and_windows_are_those_of_the_definition(
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.heavy
 def test_a_long_row_with_a_window_is_computed_in_pieces() -> None:
     """Pieces of several of the kernel's blocks, of which a row sees none at all."""
     plan, window = branching((0, 1900), (1500, 700)), 600
@@ -108,6 +109,7 @@ def by_definition(query: Tensor, key: Tensor, value: Tensor, *, block_mask: Any,
     return scores.softmax(-1) @ value.repeat_interleave(2, 1), AuxOutput(lse=scores.logsumexp(-1))
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("window", [None, 5])
 def test_a_gpus_block_mask_with_sinks_and_a_window_is_the_definition(window: int | None) -> None:

@@ -158,6 +158,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tried
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["qwen3.5", "granite4"])
 def test_a_process_tries_a_kind_of_layer_once_in_each_precision(name: str, trials: list[str]) -> None:
     """Training and evaluation share what was found, wherever the model comes from."""

@@ -62,6 +62,7 @@ def test_what_gets_no_gradient_is_not_trained_and_the_passport_says_so(family: s
     assert held > 0 and said == trained
 
 
+@pytest.mark.heavy
 def test_layers_that_see_pictures_alone_are_not_trained(tmp_path: Path) -> None:
     config = tiny_config("mllama")
     config.text_config.cross_attention_layers = [1]

@@ -44,6 +44,7 @@ def precisions(model: nn.Module) -> tuple[torch.dtype, torch.dtype]:
     return hidden_1TH.dtype, model.get_output_embeddings().weight.dtype  # type: ignore[operator]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", HALF)
 def test_scores_are_those_of_the_classes_own_forward(family: tuple[str, Path], dtype: str) -> None:
     name, folder = family
@@ -64,6 +65,7 @@ def test_scores_are_those_of_the_classes_own_forward(family: tuple[str, Path], d
     assert any(bool(grad.any()) for key, grad in grads.items() if "layers.0" in key)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", HALF)
 def test_evaluation_gives_the_classes_own_likelihoods(family: tuple[str, Path], dtype: str) -> None:
     name, folder = family

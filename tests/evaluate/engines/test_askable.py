@@ -38,6 +38,7 @@ def engine_of(family: str, folder: Path, **settings: Any) -> LocalEngine:
     return LocalEngine(folder, "float32", "cpu")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("family", "what"),
     [(name, "does not run on token ids alone") for name in MORE_THAN_IDS]
