@@ -62,7 +62,7 @@ def two_steps(zero: int, dtype: str, rank: int, world: int) -> dict[str, Any]:
 
 def adapters_alone(folder: Path) -> list[str]:
     """The names of a checkpoint's weights, of adapters on a model whose output layer is its embedding."""
-    from ratchet.train.publish import add_adapters
+    from ratchet.train.gathered import add_adapters
     from ratchet.train.worker import engine_for
 
     spec = changed(spec_at(1, "bfloat16"), lora=Lora(rank=2))

@@ -19,8 +19,8 @@ from ratchet.reference.rate import score_rows
 from ratchet.train import first_step
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
+from ratchet.train.gathered import add_adapters
 from ratchet.train.objective import Data, Work, heldout_metrics, pass_over_prompt
-from ratchet.train.publish import add_adapters
 from ratchet.train.scorer import recompute_activations
 from ratchet.train.spec import TrainSpec
 from tiny_models import exact_norms

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raised import raises
-from ratchet.model import export, folder, memory
+from ratchet.model import export, folder, memory, noise
 from ratchet.model.export import reload_check, save_model
 from ratchet.model.folder import digest_model
 from ratchet.model.forward import SideScores
 from ratchet.model.load import load_model
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.training import Lora
-from ratchet.train import publish
+from ratchet.train import gathered, publish
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from train_bench import CPU, Pairs, spec_of, tiny_model, train_whole, write_inputs
@@ -42,12 +44,35 @@ def test_a_published_model_is_scored_as_often_as_proofs_need(
         hashed.append(path)
         return digest(path)
 
-    for module in (export, publish):
+    for module in (export, gathered, publish):
         monkeypatch.setattr(module, "score_plain", counted)
     monkeypatch.setattr(publish, "digest_model", hashing)
     outcome = train_whole(spec_of(tmp_path / "run", lora=lora, max_steps=2, **inputs), Alone(), CPU, TorchEngine)
     assert seen == wanted and len(hashed) == 1
     assert outcome["published"]["weights"] == digest_model(tmp_path / "run/model")
+
+
+@pytest.mark.parametrize(("off", "wanted"), [(0.0, []), (0.5, [4])])
+def test_each_answer_is_scored_alone_only_where_gathered_weights_score_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: float, wanted: list[int]
+) -> None:
+    """The answers of four pairs say what rounding explains, and half a nat it does not."""
+    measured, measure, plain = list[int](), noise.measure_noise, gathered.score_plain
+
+    def measuring(scorer: Any, pairs: Sequence[TokenisedPair], *args: Any, **options: Any) -> noise.Noise:
+        measured.append(len(pairs))
+        return measure(scorer, pairs, *args, **options)
+
+    def moved(*args: Any, **options: Any) -> SideScores:
+        found = plain(*args, **options)
+        return dataclasses.replace(found, chosen_B=found.chosen_B + off)
+
+    monkeypatch.setattr(gathered, "score_plain", moved)
+    monkeypatch.setattr(noise, "measure_noise", measuring)
+    spec = spec_of(tmp_path / "run", max_steps=1, starts_at_reference=False, **write_inputs(tmp_path))
+    with raises("model.unlike-trained", "0.5 nats") if off else contextlib.nullcontext():
+        train_whole(spec, Alone(), CPU, TorchEngine)
+    assert measured == wanted
 
 
 def test_freed_memory_is_handed_back_where_it_will_not_be_needed_again(
@@ -74,7 +99,7 @@ def test_gathered_weights_are_held_once(tmp_path: Path) -> None:
     state = {f"model.{name}": weight for name, weight in trained.state_dict().items()}
     flat = torch.cat([state["model.model.norm.weight"], torch.ones(5)])
     state["model.model.norm.weight"] = flat[:-5]
-    publish._fill(model, state)
+    gathered._fill(model, state)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, state[f"model.{name}"])
         assert (weight.data_ptr() == state[f"model.{name}"].data_ptr()) == (name != "model.norm.weight")

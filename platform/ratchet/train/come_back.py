@@ -18,7 +18,7 @@ from ratchet.model.folder import stored_tensors
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import load_model
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.train.publish import add_adapters
+from ratchet.train.gathered import add_adapters
 from ratchet.train.spec import TrainSpec
 
 _SLACK = 1e-5

@@ -12,7 +12,8 @@ import torch
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model, skeleton
 from ratchet.model.states import carriers
-from ratchet.train.publish import add_adapters, round_adapters, try_adapters, try_publishing
+from ratchet.train.gathered import add_adapters, round_adapters, try_adapters
+from ratchet.train.publish import try_publishing
 from ratchet.train.spec import TrainSpec
 
 _log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from ratchet.store.codec import to_values
 from ratchet.store.files import gone, write_json
 from ratchet.store.lease import highest
 from ratchet.track.jsonl import Tracker, open_tracker
-from ratchet.train import budget, ledger, loop
+from ratchet.train import budget, gathered, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree, limit_waiting, out_of_memory
 from ratchet.train.data import course_of, open_data
@@ -35,7 +35,7 @@ from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import WORKERS, Ended, Notice, WorkerNodes, read_notice
 from ratchet.train.optimiser import warn_of_warmup
 from ratchet.train.owed import score_owed
-from ratchet.train.publish import adapters_reach, publish_model, say_reach
+from ratchet.train.publish import publish_model
 from ratchet.train.rehearsal import rehearse
 from ratchet.train.scorer import build_scorer, recompute_activations
 from ratchet.train.spec import TrainSpec
@@ -172,7 +172,7 @@ def begin_step(
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
     scorer = agree(communicator, lambda: build_scorer(spec, device, first=communicator.rank == 0))
     # Before an engine divides the weights.
-    reach = adapters_reach(scorer.model) if spec.stage.lora is not None else None
+    reach = gathered.adapters_reach(scorer.model) if spec.stage.lora is not None else None
     agree(communicator, lambda: check_masters(spec, scorer, first=communicator.rank == 0))
     engine = make_engine(spec, scorer, device)
     carry(spec, engine)
@@ -183,7 +183,7 @@ def begin_step(
     if communicator.rank == 0:
         _note_start(Path(spec.folder), checkpoints, communicator.world, after)
         if reach is not None:
-            say_reach(reach, Path(spec.folder))
+            gathered.say_reach(reach, Path(spec.folder))
         if not after:
             warn_of_warmup(spec.step, course.total_steps, spec.stage.warmup)
     engine.train(True)
