@@ -24,7 +24,7 @@ WIDE = {
     "reformer": "its own code gives a layer norm two precisions",
 }
 """Families whose class in transformers does not run in bfloat16 on a CPU."""
-FEW = ("bloom", "deepseek_v3", "falcon_h1", "gemma3", "gpt_oss", "llama", "mistral3", "qwen3_moe")
+FEW = ("bloom", "deepseek_v3", "falcon_h1", "gemma3", "gpt_oss", "llama", "mistral3", "qwen3_moe", "qwen3_vl_moe")
 GOOD = Row("a", "A", *["yes"] * (len(CELLS) - 1), evaluates="yes, contexts shared", reach=40)
 
 

