@@ -191,7 +191,7 @@ KNOWN = {
     "eq": "56920dba6482915923b9",
     "words": "3b5117b8db23008b9f14",
     "text": "e4158c62970178602754",
-    "pairs": "893200d3cacd1423cb8d",
+    "pairs": "a12758fbe4bb29c1393b",
     "sums": "87ab1941a3bfa8ac65b0",
     "mine": "9ffe86d4d398922bb895",
 }
