@@ -245,7 +245,16 @@ def test_a_topic_in_label_is_no_verdict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("thumbs", "up"), ("liked", True), ("thumbs_down", False), ("success", 1), ("status", "done"), ("topic", "down")],
+    [
+        ("thumbs", "up"),
+        ("liked", True),
+        ("thumbs_down", False),
+        ("success", 1),
+        ("status", "done"),
+        ("topic", "down"),
+        ("result", 0),
+        ("like", 0),
+    ],
 )
 def test_a_verdict_that_calls_no_answer_bad_stops_nothing(column: str, value: Any, tmp_path: Path) -> None:
     reading = reading_of(tmp_path, [{"prompt": "q", "response": "a", column: value}] * 2)
