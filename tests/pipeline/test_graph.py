@@ -94,6 +94,8 @@ def test_only_an_order_by_difficulty_needs_scores(plan: Any, order: str, needs: 
         ("lora", {"rank": 4}, True),
         ("checkpoint", {"every": 7, "keep": 3}, False),
         ("first_loss", 0.4, False),
+        ("router_loss", 0.4, True),
+        ("router_loss", "model", True),
         ("checkpoint", {"publish": "best"}, True),
     ],
 )
@@ -104,6 +106,14 @@ def test_what_decides_the_numbers_is_in_the_identity_and_the_rest_is_not(
     before = options(plan({"align": stage}).stages["align"])
     after = options(plan({"align": stage | {key: value}}).stages["align"])
     assert (before != after) is counts
+
+
+def test_a_router_loss_that_is_off_is_in_no_identity(plan: Any) -> None:
+    """Steps from before there was such a key keep theirs."""
+    stages = {"plain": {}, "off": {"router_loss": "off"}, "on": {"router_loss": 0.01}}
+    made = plan({name: {"kind": "dpo", "data": ["a"], **more} for name, more in stages.items()}).stages
+    found = {name: options(stage) for name, stage in made.items()}
+    assert found["plain"] == found["off"] and found["on"] == {**found["off"], "router_loss": 0.01}
 
 
 def test_the_cluster_is_in_no_identity(plan: Any) -> None:

@@ -36,6 +36,7 @@ NOT_IDENTITY = {
     "of",
     "skip_nonfinite",
     "mix",
+    "router_loss",
     "first_loss",
 }
 """Fields of a stage that enter an identity in another form (models and tokens by content), or not at all."""
@@ -309,8 +310,8 @@ def options(stage: Stage) -> dict[str, Any]:
         # Which checkpoint is best depends on which there are.
         found |= {"publish": "best", "checkpoint_every": stage.checkpoint.every}
     # Named only where they are set, so that steps from before there were such keys keep their identity.
-    late = stage.model_dump(mode="json", include={"skip_nonfinite", "mix"})
-    return found | {key: value for key, value in late.items() if value}
+    late = stage.model_dump(mode="json", include={"skip_nonfinite", "mix", "router_loss"})
+    return found | {key: value for key, value in late.items() if value and value != "off"}
 
 
 def preference_sources(plan: Plan) -> list[str]:
