@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import GptOssConfig, Qwen3MoeConfig
 from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from raised import raises
+from ratchet.documents.passport import passport_in_words
 from ratchet.model.export import save_model, try_saving
 from ratchet.model.folder import model_folder
 from ratchet.model.load import load_model, skeleton
 from ratchet.model.lora import add_lora, merge_lora, try_merge
+from ratchet.model.passport import passport_of
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import chat_template_of, template_text
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -98,6 +100,53 @@ def test_quantised_storage_is_undone_said_and_published_plainly(
     for name, weight in written.items():
         np.testing.assert_allclose(weight.double(), meant[name].double(), rtol=2**-8, atol=1e-30, err_msg=name)
     load_model(out, "bfloat16")
+
+
+SPARE = {"mtp.layers.0.up_proj.weight": torch.randn(16, 24), "mtp.layers.0.norm.weight": torch.randn(16)}
+
+
+def with_spare_in_fp8(folder: Path) -> dict[str, torch.Tensor]:
+    """Write a model in FP8 with a layer for several tokens; return the weights that it stands for."""
+    tiny("qwen3", torch.float32).save_pretrained(folder)
+    save_file(load_file(folder / "model.safetensors") | SPARE, folder / "model.safetensors", metadata={"format": "pt"})
+    return in_fp8(folder)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("bfloat16", 2**-8), ("float32", 2**-23)])
+def test_layers_for_several_tokens_in_fp8_are_published_in_the_precision_of_the_rest(
+    tmp_path: Path, dtype: str, rounding: float
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    meant = with_spare_in_fp8(source)
+    model = load_model(source, dtype)
+    try_saving(model, source)
+    save_model(model, source, out, "# card")
+    written = {name: weight for file in out.glob("*.safetensors") for name, weight in load_file(file).items()}
+    assert written.keys() == meant.keys()
+    for name, weight in written.items():
+        np.testing.assert_allclose(weight.double(), meant[name].double(), rtol=rounding, atol=1e-30, err_msg=name)
+    first, second = SPARE
+    assert str(written[first].dtype) == f"torch.{dtype}" and torch.equal(written[second], SPARE[second])
+    assert [part.fate for part in passport_of(source).parts if part.name == "more tokens"] == ["undone"]
+    load_model(out, dtype)
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(3, 3), torch.ones(1, 2, 3)])
+def test_layers_for_several_tokens_that_nobody_can_undo_are_lost_and_that_is_said(
+    tmp_path: Path, scale: torch.Tensor | None
+) -> None:
+    """Without scales, or with such as do not divide them into equal blocks."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    with_spare_in_fp8(source)
+    weights, name = load_file(source / "model.safetensors"), "mtp.layers.0.up_proj.weight_scale_inv"
+    weights |= {} if scale is None else {name: scale}
+    stored = {key: weight for key, weight in weights.items() if key != name or scale is not None}
+    save_file(stored, source / "model.safetensors", metadata={"format": "pt"})
+    (part,) = (part for part in passport_of(source).parts if part.name == "more tokens")
+    assert (part.fate, part.parameters) == ("lost", 16 * 24 + 16)
+    assert any("not loaded and not published" in line for line in passport_in_words(passport_of(source)))
+    save_model(load_model(source, "bfloat16"), source, out, "# card")
+    assert not any("mtp" in key for file in out.glob("*.safetensors") for key in load_file(file))
 
 
 def test_what_cannot_be_saved_is_told_before(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Literal
 
 from ratchet.errors import some
 
-Fate = Literal["trained", "held", "kept", "lost"]
+Fate = Literal["trained", "held", "kept", "undone", "lost"]
 FATES: dict[Fate, str] = {
     "trained": "trained, or frozen below adapters",
     "held": "no gradient comes to it: no training changes it",
     "kept": "not reached by text: frozen, and published as it came",
+    "undone": "not reached by text: frozen, and published, in model.dtype what is in FP8",
     "lost": "not loaded and not published",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ VOLATILE = {"_name_or_path", "transformers_version", "use_cache", "torch_dtype",
 """Keys of config.json that say nothing of what the model computes from its weights."""
 UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
 """Precisions of storage that transformers turns into plain weights when it loads them, by its name for each."""
+SCALES = re.compile(r"_scales$|_scale_inv$|\.(?:weight|activation|input)_scale$")
+"""Names of tensors that others are multiplied by."""
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 _CHUNK = 1 << 22
 _LONGEST_HEADER = 100 << 20
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "LICENSE*", "NOTICE*")
@@ -156,6 +160,29 @@ def storage_of(folder: Path) -> str | None:
         if found:
             return str((isinstance(found, dict) and found.get("quant_method")) or "an unnamed form")
     return None
+
+
+def scale_of(tensor: Stored, among: Mapping[str, Stored]) -> Stored | None:
+    """Return the scales that a tensor in FP8 is multiplied by, one for each of equal blocks; None where it has none."""
+    found = among.get(f"{tensor.name}_scale_inv") if tensor.dtype.startswith("F8") else None
+    if found is None or len(tensor.shape) < len(found.shape):
+        return None
+    grid = (*(1 for _ in tensor.shape[len(found.shape) :]), *found.shape)
+    equal = all(count and not size % count for size, count in zip(tensor.shape, grid, strict=True))
+    return found if equal else None
+
+
+def scales_undone(method: str | None, tensors: Mapping[str, Stored]) -> list[str]:
+    """Return which of some stored tensors can be published beside weights that are not quantised.
+
+    `method` is how the folder's weights are (`storage_of`). Scales are no tensors then, and where one of the tensors
+    has none, or a form that is not known here, none is of use.
+    """
+    if method is None:
+        return list(tensors)
+    weights = [one for one in tensors.values() if not SCALES.search(one.name)]
+    plain = all(one.dtype in _FLOATS or scale_of(one, tensors) is not None for one in weights)
+    return [one.name for one in weights] if method == "fp8" and plain else []
 
 
 def file_marks(folder: Path) -> tuple[tuple[str, int, int], ...]:

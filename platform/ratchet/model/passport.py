@@ -7,7 +7,6 @@ freezes and keeps follows from the model's modules (`parts.py`), and a test hold
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from ratchet.documents.passport import Fate, ModelPart, Passport
 from ratchet.errors import ModelError
 from ratchet.model.check import text_settings
 from ratchet.model.companions import companions
-from ratchet.model.folder import UNDONE, Stored, storage_of, stored_tensors
+from ratchet.model.folder import SCALES, UNDONE, Stored, scales_undone, storage_of, stored_tensors
 from ratchet.model.part_names import HELD, KINDS, SPARE, UNREAD, purpose_of
 from ratchet.pairs.tokenizer import read_json
 
 _TIED = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embeddings.weight")
-_SCALES = re.compile(r"_scales$|_scale_inv$|\.(?:weight|activation|input)_scale$")
 
 
 def passport_of(folder: Path) -> Passport:
@@ -44,7 +42,7 @@ def passport_of(folder: Path) -> Passport:
         shared=_shared(of) if tied else (),
         storage=UNDONE.get(method, method) if method else None,
         refused=_refusal(method),
-        parts=tuple(_part(name, some, _fate(name, method)) for name, some in of.items() if some),
+        parts=tuple(_part(name, some, _fate(name, method, some)) for name, some in of.items() if some),
         files=tuple(kept),
         left=tuple(left),
     )
@@ -79,24 +77,28 @@ def _shared(of: Mapping[str, Sequence[Stored]]) -> tuple[str, ...]:
     return (*(one.name for one in of["embeddings"] if one.name.endswith(_TIED)), *heads)
 
 
-def _fate(name: str, method: str | None) -> Fate:
+def _fate(name: str, method: str | None, tensors: Sequence[Stored]) -> Fate:
     if name in UNREAD:
         return "kept"
     if name in HELD:
         return "held"
-    # Their scales mean nothing beside weights that are no longer quantised.
-    return ("lost" if method else "kept") if name == SPARE else "trained"
+    if name != SPARE:
+        return "trained"
+    if method is None:
+        return "kept"
+    # Scales mean nothing beside weights that are no longer quantised.
+    return "undone" if scales_undone(method, {one.name: one for one in tensors}) else "lost"
 
 
 def _part(name: str, tensors: Iterable[Stored], fate: Fate) -> ModelPart:
     some = list(tensors)
-    precisions = sorted({one.dtype for one in some if not _SCALES.search(one.name)})
+    precisions = sorted({one.dtype for one in some if not SCALES.search(one.name)})
     size = sum(one.end - one.start for one in some)
     return ModelPart(name, len(some), sum(map(_parameters, some)), size, tuple(precisions), fate)
 
 
 def _parameters(tensor: Stored) -> int:
-    if _SCALES.search(tensor.name):
+    if SCALES.search(tensor.name):
         return 0
     packed = tensor.dtype == "U8" and tensor.name.endswith("_blocks")  # two to a byte
     return math.prod(tensor.shape) * (2 if packed else 1)

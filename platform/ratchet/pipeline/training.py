@@ -225,7 +225,7 @@ def _kept(run: Run) -> dict[str, str]:
     """What of the plan's start model was not trained, if anything."""
     passport = passport_of(run.models[BASE].folder)
     rows = {"stored in": f"{passport.storage}, undone when it was loaded"} if passport.storage else {}
-    for fate, said in (("kept", "as they came"), ("lost", "not published")):
+    for fate, said in (("kept", "as they came"), ("undone", "in this precision"), ("lost", "not published")):
         parts = [f"{part.name} ({amount_of(part.parameters)})" for part in passport.parts if part.fate == fate]
         rows |= {said: ", ".join(parts)} if parts else {}
     return rows
