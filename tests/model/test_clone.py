@@ -12,13 +12,14 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto as auto
 
 from nightly import nightly
-from ratchet.model.clone import layers_needed, write_clone
+from ratchet.model.clone import _shallower_towers, layers_needed, write_clone
 from ratchet.model.folder import stored_tensors
 from ratchet.model.load import load_model, skeleton
 
 pytestmark = pytest.mark.heavy
 
 NARROW = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
 DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
 LARGE: dict[str, tuple[dict[str, Any], int]] = {
     "llama": ({**NARROW, "vocab_size": 128_256, "num_hidden_layers": 80}, 2),
@@ -74,6 +75,35 @@ def test_layers_that_come_late_are_reached(tmp_path: Path) -> None:
     assert layers_needed(skeleton(source, "bfloat16")) == 10
     source = write_settings(tmp_path / "hybrid", "nemotron_h")  # four layers of three kinds
     assert layers_needed(skeleton(source, "bfloat16")) > 2
+
+
+def test_layers_that_settings_count_by_twos_are_fewer_too(tmp_path: Path) -> None:
+    """A block of LongCat's has two layers."""
+    narrow = {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "ffn_hidden_size": 64,
+        "expert_ffn_hidden_size": 64,
+        "n_routed_experts": 16,
+        "moe_topk": 2,
+    }
+    source = write_settings(
+        tmp_path / "source", "longcat_flash", **narrow, **LATENT, head_dim=8, num_layers=14, vocab_size=500
+    )
+    found = write_clone(source, tmp_path / "clone", "bfloat16")
+    assert found is not None and (found.layers, found.of) == (2, 28)
+    assert json.loads((tmp_path / "clone/config.json").read_text())["num_layers"] == 1
+
+
+def test_a_tower_whose_layers_have_kinds_is_made_shallower(tmp_path: Path) -> None:
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2}
+    fields = {
+        "text_config": {"num_hidden_layers": 9},
+        "vision_config": {**tower, "layer_types": ["full_attention"] * 6},
+    }
+    _shallower_towers(fields, fields["text_config"])
+    assert fields["vision_config"] == {**tower, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    assert fields["text_config"] == {"num_hidden_layers": 9}
 
 
 def test_settings_that_allow_no_clone_give_none(tmp_path: Path) -> None:

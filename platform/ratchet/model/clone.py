@@ -26,7 +26,7 @@ _DRAWN = 1_000_003
 """Random numbers that are drawn; no matrix has rows of so many, so that hardly two of them are alike."""
 _TOP = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts", "moe_topk", "moe_k")
 _GROUPS = ("n_group", "n_groups", "num_expert_groups")
-_WIDTHS = re.compile(r"intermediate_size|^ffn_dim$|^n_inner$|^ffn_hidden_size$")
+_WIDTHS = re.compile(r"intermediate_size|^ffn_dim$|^n_inner$|ffn_hidden_size$")
 _DEPTHS = ("num_hidden_layers", "depth", "encoder_layers")
 _OF_LAYER = ("layer_type", "attention_type", "is_sliding", "is_kv_shared_layer")
 """Attributes of a module that say which kind of layer it is, where its class does not."""
@@ -143,6 +143,8 @@ def _settings(config: Any, layers: int, changes: tuple[Change, ...]) -> Fields:
             here[key] = [one for one in value if not isinstance(one, int) or one < layers]
     if (named := text.attribute_map.get("num_hidden_layers", "num_hidden_layers")) in here:
         here[named] = layers
+    elif isinstance(blocks := here.get("num_layers"), int):  # of several layers each
+        here["num_layers"] = -(-layers * blocks // depth)
     for change in changes:
         change(fields, here)
     return fields
@@ -189,6 +191,9 @@ def _shallower_towers(fields: Fields, text: Fields) -> None:
     """Take two layers of parts that see or hear."""
     for part in _parts(fields):
         if part is not text and part is not fields:
+            depth = part.get("num_hidden_layers")
+            cut = {key: value[:_FEWEST_LAYERS] for key, value in part.items() if isinstance(value, list)}
+            part |= {key: value for key, value in cut.items() if key == "layer_types" and len(part[key]) == depth}
             part |= {key: min(value, _FEWEST_LAYERS) for key in _DEPTHS if isinstance(value := part.get(key), int)}
 
 
