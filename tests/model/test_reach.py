@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from family_configs import write_tiny
 from raised import raises
 from ratchet.documents.events import events_of
 from ratchet.documents.passport import reach_in_words
@@ -137,6 +138,18 @@ def test_default_adapters_leave_out_what_gives_no_product_and_merge(tmp_path: Pa
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     assert not idle
     torch.testing.assert_close(logits(merge_lora(model)), adapted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", ["zamba", "zamba2"])
+def test_a_weight_that_several_layers_share_gets_no_adapter(tmp_path: Path, family: str) -> None:
+    """Each layer would have one of its own, and the merged weight is one."""
+    write_tiny(family, tmp_path)
+    model = shaken(add_lora(load_model(tmp_path, "float32"), Lora(rank=2)))
+    assert {"q_proj", "down_proj"} <= {*reach_of(model).bypassed} and reach_of(model).modules["in_proj"]
+    adapted = logits(model)
+    assert (adapted - logits(load_model(tmp_path, "float32"))).abs().max() > 1e-3
+    torch.testing.assert_close(logits(merge_lora(model)), adapted, rtol=0, atol=2e-4)
 
 
 def test_experts_of_any_name_are_known_and_their_biases_are_none(tmp_path: Path) -> None:

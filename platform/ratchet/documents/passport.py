@@ -64,7 +64,7 @@ class Reach:
     """What adapters are on: parameters of the weights that they change, of all that text reaches.
 
     `modules` are the last parts of their names, with how often each stands; `bypassed` get none, as the model computes
-    with them in its own way; `experts` of the parameters are experts' that no adapter changes.
+    with them in its own way or layers share them; `experts` of the parameters are those that no adapter changes.
     """
 
     parameters: int
@@ -108,7 +108,7 @@ def reach_in_words(reach: Reach) -> str:
     if reach.experts:
         said += f"; no expert ({100 * reach.experts / reach.of:.3g} %): name them in lora.targets to reach them"
     if reach.bypassed:
-        said += f"; not {', '.join(reach.bypassed)}, which the model computes past any adapter"
+        said += f"; not {', '.join(reach.bypassed)}, on which no adapter fits"
     return said
 
 

@@ -82,13 +82,18 @@ def bypassed_modules(model: Any) -> list[str]:
     The weight of some is read by the module around them, past a call that an adapter would see: fused kernels of
     Mamba's layers and some routers do so. It is looked for in the source of that module's class; a weight of which only
     a part or an attribute is read does not count. Others give
-    something else than a product, such as a router's choice.
+    something else than a product, such as a router's choice. And the weight of some stands in several layers, as in
+    Zamba's shared blocks: each layer would have an adapter of its own, which cannot be merged into one weight.
     """
     found = []
+    linear = {id(part): part for part in model.modules() if isinstance(part, torch.nn.Linear)}
+    times = Counter(id(part.weight) for part in linear.values())
     read = {kind: _weights_read(kind) for kind in {type(module) for module in model.modules()}}
     for name, module in model.named_modules():
         for child, part in module.named_children():
-            if isinstance(part, torch.nn.Linear) and (child in read[type(module)] or not _multiplies(part)):
+            if not isinstance(part, torch.nn.Linear):
+                continue
+            if child in read[type(module)] or times[id(part.weight)] > 1 or not _multiplies(part):
                 found.append(f"{name}.{child}")
     return found
 
