@@ -204,7 +204,7 @@ class _Trial:
         with torch.no_grad():
             merged = score(PairScorer(merge_lora(model)).eval(), self.pairs.rows, CPU).chosen_B
         # Where a router's choice turns, as it may, the middle answer shows it not.
-        return _within(float((merged - before).abs().median()), MERGED)
+        return _within(float((merged - before.detach()).abs().median()), MERGED)
 
     def _evaluates(self) -> tuple[bool, str]:
         """Continuations of four contexts, against transformers in float64."""
