@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ratchet.errors import ModelError
 from ratchet.pairs.trust import first_words
+from ratchet.store.machine import out_of_memory
 
 _BROKEN = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 """What a model's code raises where it is asked for what it was not made for."""
@@ -51,9 +52,9 @@ def trying(causal: Any, what: str, fix: str) -> Iterator[None]:
     """Raise ModelError, saying `what` a model does, where its code fails within."""
     try:
         yield
-    except torch.OutOfMemoryError:  # which says nothing of the model
-        raise
     except _BROKEN as error:
+        if out_of_memory(f"{type(error).__name__}: {error}"):  # which says nothing of the model
+            raise
         dtype = causal.dtype
         half = f" in {str(dtype).removeprefix('torch.')}" if dtype.itemsize < torch.float32.itemsize else ""
         raise ModelError(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ratchet.errors import ModelError
 from ratchet.model.segments import SegmentGroup
 from ratchet.model.tree_plan import TreePlan
+from ratchet.store.machine import out_of_memory
 
 _ALLOWED = 1e-4
 """How much a layer may be off on a CPU, relative to its largest value; 1e-6 was seen."""
@@ -98,9 +99,9 @@ def _disproof_of(module: nn.Module, config: Any, plan: TreePlan, device: torch.d
     try:
         with torch.inference_mode(mode=False), torch.enable_grad():
             off = _off(module, config, plan.to(device), device)
-    except torch.OutOfMemoryError:
-        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, ModelError) as error:
+        if out_of_memory(f"{type(error).__name__}: {error}"):
+            raise
         return f"{type(module).__name__} does not run over a forest ({str(error).strip().splitlines()[0]})"
     if not off <= (_ALLOWED if device.type == "cpu" else 50 * _ALLOWED):
         return f"{type(module).__name__}, which carries a state, is off by {off:.3g} over a forest"

@@ -23,6 +23,7 @@ from ratchet.model.tree import Sharing, lay_out
 from ratchet.model.tree_plan import TreePlan
 from ratchet.model.trunk import Sight, Trunk
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.store.machine import out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -212,9 +213,9 @@ def _difference(
     try:
         with torch.no_grad():
             found_S, wanted_S = (some_S.double() for some_S in scores(_probe(weight.shape[0]), weight.device))
-    except torch.OutOfMemoryError:  # which says nothing of the model
-        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, ModelError) as error:
+        if out_of_memory(f"{type(error).__name__}: {error}"):  # which says nothing of the model
+            raise
         return f"{fails} ({str(error).strip().splitlines()[0]})"
     finally:
         causal.train(was_training)
@@ -272,9 +273,9 @@ def kernel_disproof(
         found, wanted = (
             (out.detach(), *torch.autograd.grad(out.square().sum(), inputs)) for out in (kernel, exact.transpose(1, 2))
         )
-    except torch.OutOfMemoryError:  # which says nothing of the kernel
-        raise
     except RuntimeError as error:  # torch's compiler errors are of this kind too
+        if out_of_memory(f"{type(error).__name__}: {error}"):  # which says nothing of the kernel
+            raise
         return f"attention over a forest does not run on {device} ({str(error).strip().splitlines()[0]})"
     off = largest_share(zip(found, wanted, strict=True))
     allowed = 2e-3 if wide == dtype else 5e-2

@@ -175,3 +175,13 @@ def keep_to_threads() -> None:
     torch, threads = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
     if on_ray() and torch is not None and threads.isdigit():
         torch.set_num_threads(max(1, int(threads)))
+
+
+_NO_MEMORY = re.compile(
+    r"out ?of ?memory|can(no|')t allocate memory|low on memory|\bMemoryError|bad_alloc", re.IGNORECASE
+)
+
+
+def out_of_memory(said: str) -> bool:
+    """Whether an error is about memory, as CUDA, torch on a CPU, Ray's watch over a node, Python and C++ say it."""
+    return _NO_MEMORY.search(said) is not None

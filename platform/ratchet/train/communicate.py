@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ratchet.errors import RatchetError
+from ratchet.store.machine import out_of_memory
 
 if TYPE_CHECKING:  # checkpoints are looked at without torch, too, by way of `agree`
     import torch
@@ -122,16 +122,6 @@ class Group:
         if not found:
             return "the others, and worker 0 cannot be asked who"
         return ", ".join(found[:-1]) or "all the others, which wait too: look at the network between them"
-
-
-_NO_MEMORY = re.compile(
-    r"out ?of ?memory|can(no|')t allocate memory|low on memory|\bMemoryError|bad_alloc", re.IGNORECASE
-)
-
-
-def out_of_memory(said: str) -> bool:
-    """Whether an error is about memory, as CUDA, torch on a CPU, Ray's watch over a node, Python and C++ say it."""
-    return _NO_MEMORY.search(said) is not None
 
 
 def limit_waiting(seconds: float) -> None:

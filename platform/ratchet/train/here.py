@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 
 from ratchet.errors import TrainingError
+from ratchet.store.machine import out_of_memory
 from ratchet.train import loop
 from ratchet.train.budget import goes_on, known_budget
-from ratchet.train.communicate import Alone, out_of_memory
+from ratchet.train.communicate import Alone
 from ratchet.train.driver_loop import Told
 from ratchet.train.engine import TorchEngine
 from ratchet.train.launch import TrainResult, go_on_or_stop, train_result

@@ -15,9 +15,9 @@ from typing import Any
 from ratchet.documents.events import Event, events_of, read_events, write_event
 from ratchet.errors import ClusterError, StoppedError, TrainingError, error_from
 from ratchet.store import warned
+from ratchet.store.machine import out_of_memory
 from ratchet.train import faults
 from ratchet.train.budget import goes_on, known_budget
-from ratchet.train.communicate import out_of_memory
 from ratchet.train.driver_loop import NodeWatch, Told, live_nodes, refuse_stopped, watched
 from ratchet.train.group import scratch_folder, told_group, torch_trainer
 from ratchet.train.notice import WORKERS, write_notice

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ratchet.errors import ModelError
 from ratchet.model.export import LIBRARY_ERRORS
-from ratchet.train.communicate import out_of_memory
+from ratchet.store.machine import out_of_memory
 
 
 @contextlib.contextmanager

@@ -26,10 +26,9 @@ from ratchet.store import warned
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.lease import Wait
-from ratchet.store.machine import has_ray
+from ratchet.store.machine import has_ray, out_of_memory
 from ratchet.track.progress import SCORING, ScoredSoFar
 from ratchet.train import faults
-from ratchet.train.communicate import out_of_memory
 from ratchet.train.loop import Parts
 from ratchet.train.publish import WEIGHTS, Published
 from ratchet.train.spec import MODEL, Owed, TrainSpec

@@ -20,14 +20,14 @@ from ratchet import redact
 from ratchet.documents.events import Event, events_of, write_event
 from ratchet.errors import RatchetError, RunError, StorageError, error_values
 from ratchet.model.memory import peak_memory_mb
-from ratchet.store import warned
+from ratchet.store import machine, warned
 from ratchet.store.codec import to_values
 from ratchet.store.files import gone, write_json
 from ratchet.store.lease import highest
 from ratchet.track.jsonl import Tracker, open_tracker
 from ratchet.train import budget, gathered, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
-from ratchet.train.communicate import Communicator, Group, agree, limit_waiting, out_of_memory
+from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
 from ratchet.train.effect import sample_of
 from ratchet.train.engine import MakeEngine, TorchEngine, TrainingEngine
@@ -136,7 +136,7 @@ def noting_failures(spec: TrainSpec, group: Communicator) -> Iterator[None]:
             said = f"worker {group.rank} of {group.world} failed: {lines[0]}"
             event = Event(code="worker-failed", what=said, worker=group.rank, workers=group.world)
             write_event(Path(spec.folder), event)
-            if out_of_memory(f"{type(error).__name__}: {lines[0]}"):
+            if machine.out_of_memory(f"{type(error).__name__}: {lines[0]}"):
                 budget.halve(spec, "memory ran out")  # a group that Ray begins again would run out of it, too
         raise
 

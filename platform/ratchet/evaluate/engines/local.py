@@ -33,6 +33,7 @@ from ratchet.serving.requests import (
     Sampling,
     request_words,
 )
+from ratchet.store.machine import out_of_memory
 
 COLDEST = 1e-4
 """Below this temperature an answer is greedy, as in FastChat."""
@@ -89,7 +90,9 @@ class LocalEngine:
         before = self.computed
         try:
             answers = self._answer_all(requests)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not out_of_memory(f"{type(error).__name__}: {error}"):
+                raise
             raise EngineDeathError(
                 f"no memory for a batch of {len(requests)} requests, the first {request_words(requests[0])}",
                 where=str(self.folder),
