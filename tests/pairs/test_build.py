@@ -125,6 +125,8 @@ STATED = [
     ("x - 33 + 20 > 32\nx - 13 > 32\nx > 45\nSo it is greater than 45.", ["32", "32"]),
     ("With b apples, b + x = 4b.\n3b = 90.\nx = 90.\nSo nobody can say what x is.", ["90", "90"]),
     ("There are 3 of them.\nIt is greater than 45.", []),
+    ("Now 12 < 50, and 3 + 1 < 7.\n2x > 10\nSo x is more than five.", ["10"]),
+    ("x = 5\ny = 7\nprint(x)", []),
     ("x^2 = 100 and x = 10", []),
     ("That is all. The answer is 12", []),
 ]

@@ -30,6 +30,8 @@ _STATED = re.compile(
 )
 _STANDING = re.compile(rf"(?<![\w.,^{{_\\])(?P<value>{NUMBER})(?![\w^]|[.,]\d)")
 _BEFORE = re.compile(rf"(?:=|\\approx|≈|\s[<>≤≥])\s{{0,3}}[(]?\s?-?{_MONEY}\$?{_MONEY}\Z")
+# What stands left of a comparison, words apart: numbers, signs, and letters alone, which are unknowns.
+_COMPARED = re.compile(r"(?:[\d.,()%+*/×÷−–\s-]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|\d[A-Za-z](?![A-Za-z]))*\Z")
 _ALONE_ON_THE_LEFT = re.compile(rf"(?:\A|[\n,;:]|[.]\s)\s{{0,3}}\$?{_MONEY}\Z")
 _AFTER = re.compile(rf"%?[^\S\n]{{0,3}}(?![^\S\n]{{0,3}}(?:{_SIGN}|[(]))")  # x begins many a line
 _CLAUSE = re.compile(r"[\n=;:!?]|[.,]\s")
@@ -121,6 +123,8 @@ def stated_results(text: str, question: str) -> tuple[Calculation, ...]:
 def _above_the_end(text: str, given: set[Fraction]) -> tuple[Calculation, ...]:
     """Return numbers of equations above the last line, which says what came of them in words that are not known."""
     above, _, last = text.rstrip().rpartition("\n")
+    if not re.search(r"[A-Za-z]{2,} [A-Za-z]", last):  # a line of a program, say, is no statement
+        return ()
     kinds = _by_kind(above, {parse_number(found[0]) for found in _STANDING.finditer(last)}, given)
     best = min(kinds, default=Kind.ANSWER)
     return tuple(kinds[best]) if best < Kind.ANSWER else ()
@@ -160,11 +164,13 @@ def _kind(text: str, number: re.Match[str], answers: set[Fraction], given: set[F
     value, before = parse_number(number[0]), text[max(0, number.start() - _WINDOW) : number.start()]
     ends = _AFTER.match(text, number.end()) is not None
     if ends and (sign := _BEFORE.search(before)):
-        left = before[: sign.start()]
+        left = _CLAUSE.split(before[: sign.start()])[-1]
         equal = sign[0].lstrip()[0] not in "<>≤≥"
-        comes_to = _without_units(_CLAUSE.split(left)[-1]) if equal else None
-        if comes_to is not None and abs(comes_to - value) >= last_place(number[0]):
-            return None  # wrong as it stands: another number could make it right
+        comes_to = _without_units(left) if equal else None
+        # Wrong as it stands, or two numbers that are compared: another number could make it right, or leave it so.
+        wrong = comes_to is not None and abs(comes_to - value) >= last_place(number[0])
+        if wrong or not (equal or _has_unknown(left)):
+            return None
         if comes_to is not None and value not in answers:
             return Kind.COMPUTED
         return Kind.ANSWER if value in answers else Kind.SET_UP if value in given else Kind.EQUATION
@@ -173,6 +179,11 @@ def _kind(text: str, number: re.Match[str], answers: set[Fraction], given: set[F
     if value in given:
         return None
     return Kind.RESTATED if value in answers else Kind.DERIVED
+
+
+def _has_unknown(text: str) -> bool:
+    compared = _COMPARED.search(text)
+    return compared is not None and re.search("[A-Za-z]", compared[0]) is not None
 
 
 def _without_units(text: str) -> Fraction | None:
