@@ -130,6 +130,13 @@ def test_ids_of_the_form_stay_as_they_are() -> None:
     assert "add abcdefghi " in nine
 
 
+def test_no_id_that_is_made_is_one_that_another_call_has() -> None:
+    turns = (called(call("add", 0, "functions.add:1"), call("add", 1, None)),)
+    told = with_ids((*turns, Turn("tool", "1"), Turn("tool", "2")), "named")
+    assert [one["id"] for one in json.loads(told[0].tool_calls or "")] == ["functions.add:1", "functions.add:2"]
+    assert [turn.tool_call_id for turn in told[1:]] == ["functions.add:1", "functions.add:2"]
+
+
 def test_results_that_come_in_another_order_go_with_their_calls() -> None:
     turns = (called(call("add", 0, "a"), call("sub", 1, "b")), Turn("tool", "1", tool_call_id="b"), Turn("tool", "4"))
     told = with_ids(turns, "named")

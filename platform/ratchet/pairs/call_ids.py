@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -57,9 +58,10 @@ def with_ids(turns: Sequence[Turn], form: str | None, place: int = 0, *, names: 
         return turns
     waiting: list[tuple[str, str, str]] = []
     found: list[Turn] = []
+    used = {str(call.get("id") or "") for turn in turns if turn.tool_calls for call in json.loads(turn.tool_calls)}
     for turn in turns:
         if turn.tool_calls is not None:
-            calls, named = _named(json.loads(turn.tool_calls), ID_FORMS[form or "own"], place)
+            calls, named = _named(json.loads(turn.tool_calls), ID_FORMS[form or "own"], place, used)
             place, waiting = place + len(calls), [*named, *waiting]
             text = json.dumps(calls, ensure_ascii=False, separators=(",", ":"))
             found.append(turn if form is None else dataclasses.replace(turn, tool_calls=text))
@@ -73,13 +75,19 @@ def with_ids(turns: Sequence[Turn], form: str | None, place: int = 0, *, names: 
 
 
 def _named(
-    calls: Sequence[dict[str, Any]], form: IdForm, place: int
+    calls: Sequence[dict[str, Any]], form: IdForm, place: int, used: set[str]
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
-    """Return calls with ids of a form, and of each its own id, its tool's name and the id that it has now."""
+    """Return calls with ids of a form, and of each its own id, its tool's name and the id that it has now.
+
+    No id that is made is among those `used`, which it joins.
+    """
     given, named = [], []
     for at, call in enumerate(calls, place):
         name, own = call["function"]["name"], str(call.get("id") or "")
-        became = own if form.fits(name, own) else form.make(name, at, own)
+        became = own
+        if not form.fits(name, own):
+            became = next(made for place in itertools.count(at) if (made := form.make(name, place, own)) not in used)
+            used.add(became)
         given.append({"type": call["type"], "id": became, "function": call["function"]})
         named.append((own, name, became))
     return given, named

@@ -37,7 +37,7 @@ _EXCHANGES = (
 )
 """Names of a question and its answer in a list of exchanges."""
 _BEGINS = re.compile(
-    r"""\s*(?P<list>\[\s*)?\{\s*(?P<quote>["'])(?:(?:role|from|content|value)(?P=quote)\s*:"""
+    r"""\s*(?P<list>\[\s*)?\{\s*(?P<quote>["'])(?:(?P<first>(?:role|from|content|value)(?P=quote)\s*:)"""
     r"""|(?=[^{}]{0,400}?(?P=quote)(?:role|from)(?P=quote)\s*:\s*(?P=quote)"""
     r"""(?:system|developer|user|human|assistant|gpt|model|tool)(?P=quote))"""
     r"""(?=[^\0]*?(?P=quote)(?:content|value|tool_calls)(?P=quote)\s*:))"""
@@ -174,7 +174,7 @@ def _conversation(field: str, value: Any) -> Any:
     """Return the messages that a field holds in another form; the value itself where it needs no change."""
     found = value
     if isinstance(value, str):
-        found = _messages(value, field) if value[:1] in "[{ \n" and _BEGINS.match(value) else value
+        found = _messages(value, field) if _begins(value) else value
     elif isinstance(value, Mapping):
         found = _unfolded(value) or value
         found = [found] if field == "prompt" and is_message(found) else found
@@ -209,6 +209,14 @@ def _in_parts(messages: Sequence[Any]) -> bool:
         if isinstance(message, dict) and isinstance(message.get("content"), list | tuple):
             return True
     return False
+
+
+def _begins(text: str) -> re.Match[str] | None:
+    """Return how a text begins that is the JSON of messages; None for another one."""
+    match = _BEGINS.match(text) if text[:1] in "[{ \n" else None
+    # A question may begin with a log of a chat, and go on in words.
+    whole = match is None or match["first"] is not None or text.rstrip()[-1:] in ("]", "}")
+    return match if whole else None
 
 
 def _messages(text: str, field: str) -> Any:
@@ -280,7 +288,7 @@ def _is_texts(value: Any) -> bool:
 def value_kind(value: Any) -> str | None:
     """Return the `Kind` of a value as detection sees it; None for null."""
     if isinstance(value, str):
-        match = _BEGINS.match(value) if value[:1] in "[{ \n" else None
+        match = _begins(value)
         return "text" if match is None else "turns" if match["list"] else "turn"
     if isinstance(value, Mapping):
         return "turn" if is_message(value) else "object" if _unfolded(value) is None else "turns"

@@ -56,6 +56,8 @@ def _said(message: Mapping[str, Any]) -> Mapping[str, Any]:
     ]
     given = {"reasoning_content": "".join(texts["thinking"]), "tool_calls": calls}
     held = {key: value for key, value in given.items() if value}
+    if any(message.get(key) for key in held):  # which of the two is meant, its reader asks
+        return message
     return {**message, "content": "".join(texts["text"]), **held}
 
 
@@ -66,4 +68,5 @@ def _given(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield {**message, "content": [*group]}
             continue
         for part in group:
-            yield {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": part.get("content") or ""}
+            told = {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": part.get("content") or ""}
+            yield {**message, **told}

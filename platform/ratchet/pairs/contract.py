@@ -129,7 +129,7 @@ def with_contract(
 
 def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:
     """Return a kind with the reader that its rows need. Raises DataError where they do not say how they are read."""
-    if "preference" not in dict(kind.columns or ()):
+    if not {"preference", "chosen", "rejected"} & dict(kind.columns or ()).keys():
         _check_sides(rows, where)
     alike = layout_of(kind.layout).alike
     # A plan that lists the values of a verdict has said what each means.
