@@ -102,7 +102,11 @@ def test_quantised_storage_is_undone_said_and_published_plainly(
     load_model(out, "bfloat16")
 
 
-SPARE = {"mtp.layers.0.up_proj.weight": torch.randn(16, 24), "mtp.layers.0.norm.weight": torch.randn(16)}
+_DRAW = torch.Generator().manual_seed(3)
+SPARE = {
+    "mtp.layers.0.up_proj.weight": torch.randn(16, 24, generator=_DRAW),
+    "mtp.layers.0.norm.weight": torch.randn(16, generator=_DRAW),
+}
 
 
 def with_spare_in_fp8(folder: Path) -> dict[str, torch.Tensor]:
@@ -131,11 +135,11 @@ def test_layers_for_several_tokens_in_fp8_are_published_in_the_precision_of_the_
     load_model(out, dtype)
 
 
-@pytest.mark.parametrize("scale", [None, torch.ones(3, 3), torch.ones(1, 2, 3)])
+@pytest.mark.parametrize("scale", [None, torch.ones(3, 3), torch.ones(1, 2, 3), torch.ones(4, 3)])
 def test_layers_for_several_tokens_that_nobody_can_undo_are_lost_and_that_is_said(
     tmp_path: Path, scale: torch.Tensor | None
 ) -> None:
-    """Without scales, or with such as do not divide them into equal blocks."""
+    """Without scales, or with such as do not divide them into equal blocks of the size that the settings name."""
     source, out = tmp_path / "source", tmp_path / "out"
     with_spare_in_fp8(source)
     weights, name = load_file(source / "model.safetensors"), "mtp.layers.0.up_proj.weight_scale_inv"

@@ -163,13 +163,20 @@ def storage_of(folder: Path) -> str | None:
 
 
 def scale_of(tensor: Stored, among: Mapping[str, Stored]) -> Stored | None:
-    """Return the scales that a tensor in FP8 is multiplied by, one for each of equal blocks; None where it has none."""
+    """Return the scales that a tensor in FP8 is multiplied by, one for each of equal blocks; None where it has none.
+
+    The blocks are those that the folder's settings name, where they name any.
+    """
     found = among.get(f"{tensor.name}_scale_inv") if tensor.dtype.startswith("F8") else None
     if found is None or len(tensor.shape) < len(found.shape):
         return None
     grid = (*(1 for _ in tensor.shape[len(found.shape) :]), *found.shape)
     equal = all(count and not size % count for size, count in zip(tensor.shape, grid, strict=True))
-    return found if equal else None
+    settings = read_json(tensor.file.parent / "config.json").get("quantization_config") or {}
+    named = zip(tensor.shape[-2:], grid[-2:], settings.get("weight_block_size") or (), strict=False)
+    # One scale of a row that is shorter than a block is that of the whole row.
+    other = any(count > 1 and size != count * block for size, count, block in named)
+    return found if equal and not other else None
 
 
 def scales_undone(method: str | None, tensors: Mapping[str, Stored]) -> list[str]:
