@@ -201,9 +201,6 @@ def test_escaped_text_is_what_a_markdown_reader_shows(text: str) -> None:
     assert " ".join("".join(pieces).split()) == f"x {flat} x".replace("  ", " ")
 
 
-# --- arithmetic of the charts --------------------------------------------------------------------
-
-
 @pytest.mark.heavy
 def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
     data = example()

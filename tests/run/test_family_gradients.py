@@ -23,7 +23,6 @@ LEFT = {
     "deepseek_v4": "its compressors see rows of more tokens than these",
     "marian": "its table of sines is a weight",
     "pegasus": "its table of sines is a weight",
-    "zamba2": "layers that share a block have adapters of their own in it, and one layer's is used in all",
 }
 CHANCE = "experts"
 """No token may go to one of them."""

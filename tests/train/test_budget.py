@@ -217,9 +217,3 @@ def test_pairs_beyond_a_window_are_counted() -> None:
     again = "a prompt whose answers need several passes is computed in each, as its layers run twice"
     assert why_unshared(Packing(why_repeated="its layers run twice"), table) == again
     assert why_unshared(Packing(longest=12, why_repeated="its layers run twice"), table) == f"{said}; {again}"
-
-
-# --- work prepared ahead
-
-
-# --- one look at the device a step
