@@ -63,8 +63,8 @@ class Passport:
 class Reach:
     """What adapters are on: parameters of the weights that they change, of all that text reaches.
 
-    `modules` are the last parts of their names, with how often each stands; `bypassed` get none, as the model computes
-    with them in its own way or layers share them; `experts` of the parameters are those that no adapter changes.
+    `modules` are the last parts of their names, with how often each stands. `bypassed` get none, as the model computes
+    with them in its own way, or layers share them. `experts` of the parameters are those that no adapter changes.
     """
 
     parameters: int

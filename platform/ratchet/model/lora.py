@@ -79,11 +79,11 @@ def _left_out(model: Any) -> str | None:
 def bypassed_modules(model: Any) -> list[str]:
     """Return the linear modules that no adapter fits.
 
-    The weight of some is read by the module around them, past a call that an adapter would see: fused kernels of
-    Mamba's layers and some routers do so. It is looked for in the source of that module's class; a weight of which only
-    a part or an attribute is read does not count. Others give
-    something else than a product, such as a router's choice. And the weight of some stands in several layers, as in
-    Zamba's shared blocks: each layer would have an adapter of its own, which cannot be merged into one weight.
+    The weight of some is read by the module around them, past a call that an adapter would see. Fused kernels of
+    Mamba's layers and some routers do so. It is looked for in the source of that module's class. A weight of which only
+    a part or an attribute is read does not count. Others give something else than a product, such as a router's choice.
+    And the weight of some stands in several layers, as in Zamba's shared blocks. Each layer would have an adapter of
+    its own, and these cannot be merged into one weight.
     """
     found = []
     linear = {id(part): part for part in model.modules() if isinstance(part, torch.nn.Linear)}

@@ -11,8 +11,9 @@ SPARE = "more tokens"
 UNREAD = {"vision", "audio", "projector"}
 """Parts of which an answer of texts reads nothing."""
 HELD = {"buffers", "choice of keys", "cross-attention"}
-"""Parts to which no gradient comes though text may reach them, so that weight decay alone would change them: biases by
-which a router chooses, the indexer that chooses each row's keys, attention to another model's states."""
+"""Parts to which no gradient comes, though text may reach them: weight decay alone would change them.
+
+They are biases by which a router chooses, indexers that choose each row's keys, and attention to another model."""
 _TOWERS = (
     "vision_tower|vision_model|visual|vision_encoder|vision_embedder|embed_vision|image_tower|video_tower|vit"
     "|image_encoder"

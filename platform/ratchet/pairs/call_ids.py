@@ -51,7 +51,7 @@ def with_ids(turns: Sequence[Turn], form: str | None, place: int = 0, *, names: 
     """Return turns whose calls, and results of these, have ids of a form; their own ids where the form is None.
 
     An id that has the form stays. `place` is the number of calls before these turns. A result goes with the call of the
-    same id that has none yet, else with one of its tool, else with the first; those of the last turn come first.
+    same id that has none yet, else with one of its tool, else with the first. Calls of the last turn come first.
     With `names` a result that names no tool has the name of its call's.
     """
     if not (form or names) or all(turn.tool_calls is None and turn.role != "tool" for turn in turns):
