@@ -87,6 +87,14 @@ def test_a_verdict_that_calls_no_answer_bad_stops_nothing(column: str, value: An
     assert reading.unread_columns == (column,)
 
 
+@pytest.mark.parametrize("column", ["user_rating", "human_feedback", "rating"])
+def test_a_rating_by_people_is_a_score_whatever_its_numbers(column: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response": "a", column: value} for value in (5, 2, 1)]
+    with raises("data.unread", column) as caught:
+        reading_of(tmp_path, rows)
+    assert f"where: [{column} >= …]" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("column", "good", "bad", "use"),
     [
@@ -96,6 +104,7 @@ def test_a_verdict_that_calls_no_answer_bad_stops_nothing(column: str, value: An
         ("liked", 1, 0, "`where: [liked == 1]`"),
         ("reaction", "👍", "👎", '`where: [reaction == "👍"]`'),
         ("feedback", "positive", "negative", '`where: [feedback == "positive"]`'),
+        ("finish_reason", "stop", "failed", '`where: [finish_reason != "failed"]`'),
     ],
 )
 def test_what_is_advised_for_a_verdict_reads_the_good_answers_alone(

@@ -117,7 +117,7 @@ _MEANINGS: Mapping[str, Meaning] = {
     **dict.fromkeys(
         (
             *("thumbs", "thumb", "thumbs_up", "thumb_up", "liked", "upvoted", "reaction", "user_feedback"),
-            *("human_feedback", "user_rating", "verdict", "judgement", "judgment", "approved", "is_approved", "good"),
+            *("verdict", "judgement", "judgment", "approved", "is_approved", "good"),
             *("passed", "is_passed", "solved", "is_solved", "resolved", "verified", "success", "is_success"),
             *("acceptable", "is_acceptable", "is_helpful", "is_preferred", "is_desirable", "is_right"),
             *("binary_label", "kto_label", "binary_feedback", "is_liked", "is_positive", "chosen_or_rejected"),
@@ -138,7 +138,7 @@ _MEANINGS: Mapping[str, Meaning] = {
     **dict.fromkeys(
         (
             *("score", "scores", "rating", "ratings", "reward", "overall_score", "quality", "quality_score"),
-            *("helpfulness", "helpful", "rank"),
+            *("helpfulness", "helpful", "rank", "user_rating", "human_feedback"),
         ),
         Meaning("how good the answer is", _SCORED, single=True),
     ),
@@ -150,6 +150,8 @@ _MEANINGS: Mapping[str, Meaning] = {
         Meaning("the beginning of the answer, which is given", "columns: {{prefix: {column}, …}}"),
     ),
 }
+_BY_ITS_WORD = dataclasses.replace(_VERDICT, what=f"{_VERDICT.what}, by its word")
+"""Of a column whose name says nothing: `stop` may be what stands beside `failed`."""
 _SIDES = (_MEANINGS["chosen"], _MEANINGS["rejected"])
 _OF_A_SIDE = Meaning(
     "the thoughts before one of the answers", "columns: {{reasoning_chosen: …, reasoning_rejected: …, …}}", text=True
@@ -198,7 +200,8 @@ def meaning_of(column: str, gives: Gives) -> Meaning | None:
 
 def verdict_in(value: Any, gives: Gives) -> Meaning | None:
     """Return what a column means, whatever its name, that calls an answer bad by a word; None where it does not."""
-    return _VERDICT if gives == "demonstrations" and isinstance(value, str) and _word(value) in _SURELY_BAD else None
+    said = gives == "demonstrations" and isinstance(value, str) and _word(value) in _SURELY_BAD
+    return _BY_ITS_WORD if said else None
 
 
 def _word(value: str) -> str:
@@ -252,8 +255,9 @@ def in_sight_of(value: Any, meaning: Meaning) -> Meaning:
 def use_of(column: str, value: Any, meaning: Meaning) -> str:
     """Return how a column with such a value is used, as a plan writes it."""
     said = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | int | float | str) else "…"
-    if isinstance(value, str) and meaning.use == _GOOD_ONES and is_bad(value, meaning) and _word(value) not in _OF_BAD:
-        # Good ones may have more than one name there, as beside `rejected`.
+    unsure = meaning == _BY_ITS_WORD or (isinstance(value, str) and _word(value) not in _OF_BAD)
+    if unsure and isinstance(value, str) and meaning.use == _GOOD_ONES and is_bad(value, meaning):
+        # Good ones may have another name, or more than one, as beside `rejected`.
         meaning = dataclasses.replace(meaning, use=_NOT_THE_BAD)
     return meaning.use.format(column=column, value=good_literal(value), said=said)
 

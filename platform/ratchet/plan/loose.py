@@ -51,7 +51,8 @@ def model_named(values: dict[str, Any]) -> ModelSpec:
     """Return the model that options of the command line say. Raises PlanError, a line for each option that is wrong."""
     made, problems = validate(ModelSpec, Document(SET, values, {}))
     if made is None:
-        raise PlanError("\n".join(f"{_option(problem.key)}: {problem.what}" for problem in problems))
+        said = "\n".join(f"{_option(problem.key)}: {problem.what}" for problem in problems)
+        raise PlanError(said, where="the command line", fix="give what the option takes; --help lists them")
     return made
 
 
