@@ -121,7 +121,7 @@ def test_a_key_that_cannot_be_set_is_told_with_what_is_allowed(
 ) -> None:
     file = str(write_rows(tmp_path / "rows.jsonl", pairs(3)))
     assert main(["data", file, "--set", words, "--set", "held_out=2"]) == 2
-    # Both are told at once, as for a plan.
+    # Both mistakes are reported together, as they are for a plan.
     first, second = capsys.readouterr().err.splitlines()
     assert said in first and "--set held_out: must be" in second
 

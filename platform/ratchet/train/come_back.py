@@ -66,10 +66,10 @@ def compare_changed(spec: TrainSpec) -> None:
 
 
 def _compare(before: Any, after: Any, how: str) -> None:
-    told = after.state_dict()
+    found = after.state_dict()
     for name, tensor in before.state_dict().items():
-        if not _same(tensor, told[name]):
-            off = (tensor.double() - told[name].double()).abs().max()
+        if not _same(tensor, found[name]):
+            off = (tensor.double() - found[name].double()).abs().max()
             raise _unlike(f"{name} {how}, by {float(off):.3g}")
 
 

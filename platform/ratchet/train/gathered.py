@@ -39,7 +39,7 @@ class Gathered:
 def gather_plain(spec: TrainSpec, weights: dict[str, Tensor], sample: Sample, device: torch.device) -> Gathered:
     """Return the step's model with gathered weights, or with gathered adapters on it, scored. Raises ModelError."""
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
-    # Without a reference, what a step gained is told against its start: scored now, as adapters change the model.
+    # A step without a reference is compared with its start. That is scored here, as adapters will change the model.
     apart = spec.stage.lora is not None and sample.reference_2B is None
     start = score_plain(model, sample.pairs, device, chosen_only=spec.supervised) if apart else None
     reach: Reach | None = None

@@ -95,7 +95,7 @@ def publish_model(
 
     plain, rounding = agree(communicator, gathered), Noise()
     off, allowed = _difference(spec, rounding, trained, plain.scores) if plain else (0.0, 0.0)
-    # Each answer alone is as many passes as all of them took: only where the two differ at all.
+    # Measuring takes two more passes a pair, so it waits until the scores differ by more than is always allowed.
     if communicator.gather(off > allowed)[0]:
         some = sample.pairs[:_MEASURED]
         rounding = noise.measure_noise(engine, some, trained, engine.device, chosen_only=spec.supervised)
