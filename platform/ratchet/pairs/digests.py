@@ -24,7 +24,7 @@ def digest(text: str) -> str:
 
 def short_digest(text: str) -> str:
     """Return 32 hex digits of any text."""
-    # BLAKE2b takes half the time of SHA-256. Unpaired surrogates are refused later, and must not stop a reader here.
+    # Unpaired surrogates are refused later, and must not stop a reader here.
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
