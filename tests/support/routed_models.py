@@ -15,7 +15,6 @@ from transformers import (
     JambaConfig,
     JetMoeConfig,
     MiniMaxM2Config,
-    MixtralConfig,
     OlmoeConfig,
     PhimoeConfig,
     Qwen2MoeConfig,
@@ -24,14 +23,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ratchet.pairs.pair import TokenisedPair
+from tiny_models import CONFIGS as TINY
 from tiny_models import ENDS, GROUPED, exact_norms
 
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-
-
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-
-
 CONFIGS: dict[str, Any] = {
     "ernie": Ernie4_5_MoeConfig(
         **GROUPED, moe_num_experts=4, moe_k=2, moe_intermediate_size=16, moe_layer_start_index=1
@@ -55,7 +51,7 @@ CONFIGS: dict[str, Any] = {
         vocab_size=61, hidden_size=16, num_hidden_layers=2, kv_channels=4, intermediate_size=24, **EXPERTS, **ENDS
     ),
     "minimax-m2": MiniMaxM2Config(**GROUPED, **EXPERTS, head_dim=8, rotary_dim=4),
-    "mixtral": MixtralConfig(**GROUPED, **EXPERTS, sliding_window=None),
+    "mixtral": TINY["mixtral"],
     "olmoe": OlmoeConfig(**GROUPED, num_experts=4, num_experts_per_tok=2),
     "phimoe": PhimoeConfig(**GROUPED, **EXPERTS, sliding_window=None),
     "qwen2-moe": Qwen2MoeConfig(**GROUPED, **MOE, shared_expert_intermediate_size=16),
